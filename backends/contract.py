@@ -1,0 +1,102 @@
+"""What a backend owes the product: two protocols, the same for every framework."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from fwcore.spec import ModelSpec
+from fwcore.train import Trainable
+
+NumpyArray = np.ndarray[Any, np.dtype[Any]]
+
+
+class Compiled(Trainable, Protocol):
+    """A model on one device: NumPy in, NumPy out. See `Trainable` for its training half.
+
+    Attributes:
+        spec: the model.
+        module: the native object (`torch.nn.Module`, `mlx.nn.Module`, a dict for NumPy); its
+            parameter names are the canonical ones.
+    """
+
+    spec: ModelSpec
+    module: Any
+
+    def forward(self, inputs: NumpyArray) -> NumpyArray:
+        """Class scores: (B, T) or (B, T, I) -> (B, classes), in float32 or float64."""
+        ...
+
+    def states(
+        self, x: NumpyArray, given: Mapping[str, NumpyArray] | None = None, first: int = 0
+    ) -> tuple[NumpyArray, dict[str, NumpyArray]]:
+        """The core alone, on its own input.
+
+        Args:
+            x: what the encoder would give, (B, T, I).
+            given: start state by name; zeros where left out.
+            first: number of the first time step.
+
+        Returns:
+            All outputs (B, T, R) and the arrays of the final state by name.
+        """
+        ...
+
+    def gradients(
+        self, inputs: NumpyArray, targets: NumpyArray
+    ) -> tuple[float, dict[str, NumpyArray]]:
+        """The mean cross-entropy of a batch and its gradient for every parameter.
+
+        Raises:
+            BackendError: the backend has no autodiff.
+        """
+        ...
+
+    def describe(self, batch: int, steps: int) -> dict[str, Any]:
+        """Backend, device, dtype, and which forms and kernels run for B sequences of T steps."""
+        ...
+
+
+class Backend(Protocol):
+    """A framework on this machine."""
+
+    name: str
+
+    def versions(self) -> dict[str, str]:
+        """Library name -> version."""
+        ...
+
+    def devices(self) -> list[str]:
+        """The names `compile` takes for `device` on this machine, the default first."""
+        ...
+
+    def memory_bytes(self, device: str) -> int:
+        """Bytes of memory that a device has in all."""
+        ...
+
+    def compile(
+        self,
+        spec: ModelSpec,
+        params: Mapping[str, NumpyArray] | None = None,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        memory: str = "auto",
+    ) -> Compiled:
+        """A model ready to run.
+
+        Args:
+            spec: the model.
+            params: canonical arrays by name; None draws the first weights of seed 0.
+            device: a name of `devices()`, or `auto`, or `gpu`.
+            dtype: `float32`, `float64` or `bfloat16`, see `TrainSpec.dtype`; `auto` is float32
+                (float64 on NumPy).
+            memory: a form of `fwcore.memory.FORMS`.
+
+        Raises:
+            BackendError: the device or the number type is not there.
+            CheckpointError: params do not fit the spec, every difference named.
+        """
+        ...

@@ -1,0 +1,73 @@
+"""MLX on this machine: its devices, their memory, and models compiled for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import version
+
+import mlx.core as mx
+import psutil
+
+from backends.mlx.compiled import MlxCompiled
+from backends.mlx.ops import MlxOps
+from fwcore import model
+from fwcore.errors import BackendError
+from fwcore.ops import NumpyArray
+from fwcore.params import initialise
+from fwcore.spec import ModelSpec
+from fwcore.train import as_parameters
+
+DTYPES = {"float32": mx.float32, "float64": mx.float64, "bfloat16": mx.bfloat16}
+
+
+class MlxBackend:
+    """`backends.contract.Backend` for MLX."""
+
+    name = "mlx"
+
+    def versions(self) -> dict[str, str]:
+        """See `Backend.versions`."""
+        return {"mlx": version("mlx")}
+
+    def devices(self) -> list[str]:
+        """See `Backend.devices`: the GPU (Metal or CUDA) first if there is one, then the CPU."""
+        return (["gpu"] if mx.is_available(mx.gpu) else []) + ["cpu"]
+
+    def device(self, name: str) -> str:
+        """A device's full name; `auto` means the first.
+
+        Raises:
+            BackendError: there is no such device here.
+        """
+        known = self.devices()
+        if name != "auto" and name not in known:
+            raise BackendError(
+                f"backend mlx: no device {name!r} on this machine; there are: {', '.join(known)}"
+            )
+        return known[0] if name == "auto" else name
+
+    def memory_bytes(self, device: str) -> int:
+        """See `Backend.memory_bytes`."""
+        if self.device(device) == "cpu":
+            return int(psutil.virtual_memory().total)
+        return int(mx.device_info()["memory_size"])
+
+    def compile(
+        self,
+        spec: ModelSpec,
+        params: Mapping[str, NumpyArray] | None = None,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        memory: str = "auto",
+    ) -> MlxCompiled:
+        """See `Backend.compile`."""
+        place = self.device(device)
+        dtype = "float32" if dtype == "auto" else dtype
+        if dtype not in DTYPES or (dtype == "float64" and place == "gpu"):
+            raise BackendError(f"backend mlx: device {place} has no dtype={dtype!r}")
+        table = model.parameters(spec)
+        first = initialise(table, 0) if params is None else params
+        unit = mx.Device(mx.gpu if place == "gpu" else mx.cpu)
+        ops = MlxOps(DTYPES[dtype])
+        return MlxCompiled(spec, as_parameters(table, first, dtype), ops, unit, memory)

@@ -1,0 +1,238 @@
+"""A model compiled for MLX: forward, gradients, one traced training step, optimiser state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from mlx import nn, optimizers, utils
+
+from backends.mlx.module import Network
+from backends.mlx.ops import MlxOps
+from fwcore import model
+from fwcore.batches import Dropout
+from fwcore.layouts import permute_in, permute_out
+from fwcore.ops import NumpyArray
+from fwcore.params import Param
+from fwcore.spec import ModelSpec, TrainSpec
+from fwcore.train import check_fit
+
+Step = Callable[..., mx.array]
+
+
+class MlxCompiled:
+    """`backends.contract.Compiled` on MLX."""
+
+    backend = "mlx"
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        params: Mapping[str, NumpyArray],
+        ops: MlxOps,
+        device: mx.Device,
+        memory: str,
+    ) -> None:
+        self.spec = spec
+        self._table: dict[str, Param] = {param.name: param for param in model.parameters(spec)}
+        self._ops, self._device, self._memory = ops, device, memory
+        with mx.stream(device):
+            self.module = Network(spec, self._native(params), ops, memory)
+            mx.eval(self.module.parameters())
+        self._forward = mx.compile(self.module.__call__, inputs=self.module.state)
+        self._measure = mx.compile(partial(self._loss, self.module), inputs=self.module.state)
+        self._optimizer: optimizers.Adam | None = None
+        self._step: Step | None = None
+
+    def _native(self, params: Mapping[str, NumpyArray]) -> dict[str, NumpyArray]:
+        return {n: permute_out(self._table[n], array, "mlx") for n, array in params.items()}
+
+    def _array(self, array: NumpyArray) -> mx.array:
+        return self._ops.constant(array) if array.dtype.kind == "f" else mx.array(array)
+
+    def forward(self, inputs: NumpyArray) -> NumpyArray:
+        """See `Compiled.forward`."""
+        with mx.stream(self._device):
+            return _numpy(self._forward(self._array(inputs)))
+
+    def states(
+        self, x: NumpyArray, given: Mapping[str, NumpyArray] | None = None, first: int = 0
+    ) -> tuple[NumpyArray, dict[str, NumpyArray]]:
+        """See `Compiled.states`."""
+        chosen = model.memory_plan(self.spec, self._memory, x.shape[0], x.shape[1])
+        with mx.stream(self._device):
+            start = {name: self._array(array) for name, array in (given or {}).items()}
+            outputs, state = model.unroll(
+                self._ops, self.spec, self.module.weights(), self._array(x), chosen, start, first
+            )
+            final = {name: _numpy(array) for name, array in state.named().items()}
+            return _numpy(mx.stack(outputs, axis=1)), final
+
+    def _loss(
+        self,
+        module: Network,
+        inputs: mx.array,
+        targets: mx.array,
+        input_mask: mx.array | None = None,
+        hidden_mask: mx.array | None = None,
+    ) -> tuple[mx.array, mx.array]:
+        """Mean cross-entropy and the number of wrong answers."""
+        scores = module(inputs, input_mask, hidden_mask)
+        scores = scores.astype(mx.float32) if scores.dtype == mx.bfloat16 else scores
+        loss = mx.mean(model.cross_entropy(self._ops, scores, targets))
+        wrong = mx.sum(mx.argmax(scores, axis=-1) != targets)
+        return loss, wrong
+
+    def gradients(
+        self, inputs: NumpyArray, targets: NumpyArray
+    ) -> tuple[float, dict[str, NumpyArray]]:
+        """See `Compiled.gradients`."""
+        with mx.stream(self._device):
+            measure = nn.value_and_grad(self.module, partial(self._loss, self.module))
+            (loss, _), found = measure(self._array(inputs), self._array(targets))
+            return float(_numpy(loss)), self._canonical(found)
+
+    def _canonical(self, tree: Any) -> dict[str, NumpyArray]:
+        """A tree of arrays shaped like the parameters, by canonical name and axis order."""
+        return {
+            name: permute_in(self._table[name], _numpy(array), "mlx")
+            for name, array in utils.tree_flatten(tree)
+        }
+
+    def begin_training(self, train: TrainSpec) -> None:
+        """See `Trainable.begin_training`. The optimiser is set up before tracing, so one trace."""
+        with mx.stream(self._device):
+            self._optimizer = optimizers.Adam(
+                learning_rate=train.lr,
+                betas=[train.beta1, train.beta2],
+                eps=train.epsilon,
+                bias_correction=True,
+            )
+            self._optimizer.init(self.module.trainable_parameters())
+            self._step = self._traced_step(train, self._optimizer)
+
+    def _traced_step(self, train: TrainSpec, optimizer: optimizers.Adam) -> Step:
+        """One update as one compiled function of (batch, learning rate, masks)."""
+        measure = nn.value_and_grad(self.module, partial(self._loss, self.module))
+        state = [self.module.state, optimizer.state]
+
+        def step(
+            inputs: mx.array,
+            targets: mx.array,
+            lr: mx.array,
+            input_mask: mx.array | None,
+            hidden_mask: mx.array | None,
+        ) -> mx.array:
+            (loss, wrong), found = measure(inputs, targets, input_mask, hidden_mask)
+            squares = [mx.sum(g * g) for _, g in utils.tree_flatten(found)]
+            norm = mx.sqrt(mx.sum(mx.stack(squares)))
+            if train.clip:
+                scale = mx.minimum(train.clip / (norm + 1e-6), 1.0)
+                found = utils.tree_map(lambda g: g * scale, found)
+            if train.weight_decay:
+                self._shrink(1 - lr * train.weight_decay)
+            optimizer.learning_rate = lr
+            optimizer.update(self.module, found)
+            return mx.stack([loss, wrong.astype(loss.dtype), norm.astype(loss.dtype)])
+
+        traced: Step = mx.compile(step, inputs=state, outputs=state)
+        return traced
+
+    def _shrink(self, factor: mx.array) -> None:
+        """Decoupled weight decay: every matrix times `factor`."""
+        flat = utils.tree_flatten(self.module.parameters())
+        shrunk = [(name, a * factor) for name, a in flat if self._table[name].decays]
+        self.module.update(utils.tree_unflatten(shrunk), strict=False)
+
+    def _adam(self) -> optimizers.Adam:
+        if self._optimizer is None:
+            raise RuntimeError("begin_training was not called")
+        return self._optimizer
+
+    def train_step(
+        self, inputs: NumpyArray, targets: NumpyArray, lr: float, dropout: Dropout | None
+    ) -> mx.array:
+        """See `Trainable.train_step`."""
+        optimizer, step = self._adam(), self._step
+        if step is None:
+            raise RuntimeError("begin_training was not called")
+        with mx.stream(self._device):
+            masks = [None if m is None else self._array(m) for m in dropout or (None, None)]
+            rate = mx.array(lr, dtype=mx.float32)
+            stats = step(self._array(inputs), self._array(targets), rate, *masks)
+            mx.eval(self.module.state, optimizer.state, stats)
+        return stats
+
+    def fetch(self, stats: Sequence[mx.array]) -> NumpyArray:
+        """See `Trainable.fetch`."""
+        return np.stack([_numpy(row) for row in stats]).astype(np.float64)
+
+    def evaluate(self, inputs: NumpyArray, targets: NumpyArray) -> tuple[float, int]:
+        """See `Trainable.evaluate`."""
+        with mx.stream(self._device):
+            loss, wrong = self._measure(self._array(inputs), self._array(targets))
+            return float(_numpy(loss)) * len(targets), int(_numpy(wrong))
+
+    def parameters(self) -> dict[str, NumpyArray]:
+        """See `Trainable.parameters`."""
+        found = self._canonical(self.module.parameters())
+        return {name: found[name] for name in self._table}
+
+    def load_parameters(self, params: Mapping[str, NumpyArray]) -> None:
+        """See `Trainable.load_parameters`."""
+        check_fit(list(self._table.values()), params, f"{self.backend} model")
+        with mx.stream(self._device):
+            native = self._native(params)
+            kinds = {name: self.module.find(name).dtype for name in native}
+            arrays = [(name, mx.array(array, dtype=kinds[name])) for name, array in native.items()]
+            self.module.update(utils.tree_unflatten(arrays))
+            mx.eval(self.module.parameters())
+
+    def optimizer_state(self) -> dict[str, NumpyArray]:
+        """See `Trainable.optimizer_state`."""
+        state = self._adam().state
+        found: dict[str, NumpyArray] = {}
+        for name, param in self._table.items():
+            moments = _leaf(state, name)
+            for moment in ("m", "v"):
+                found[f"{moment}.{name}"] = permute_in(param, _numpy(moments[moment]), "mlx")
+        return found
+
+    def load_optimizer_state(self, moments: Mapping[str, NumpyArray], step: int) -> None:
+        """See `Trainable.load_optimizer_state`."""
+        state = self._adam().state
+        with mx.stream(self._device):
+            state["step"] = mx.array(step, dtype=mx.uint64)
+            for name, param in self._table.items():
+                leaf = _leaf(state, name)
+                for moment in ("m", "v"):
+                    array = permute_out(param, moments[f"{moment}.{name}"], "mlx")
+                    leaf[moment] = mx.array(array, dtype=leaf[moment].dtype)
+            mx.eval(state)
+
+    def describe(self, batch: int, steps: int) -> dict[str, Any]:
+        """See `Compiled.describe`."""
+        chosen = model.memory_plan(self.spec, self._memory, batch, steps)
+        return {
+            "backend": self.backend,
+            "device": self._device.type.name,
+            "dtype": str(self._ops.dtype).removeprefix("mlx.core."),
+            "memory": chosen.form if self.spec.core.memory_reads else "none",
+            "chunk": chosen.chunk,
+            "step": "compiled, one trace",
+        }
+
+
+def _leaf(tree: Any, name: str) -> Any:
+    """The entry of a nested dict under a dotted name."""
+    for part in name.split("."):
+        tree = tree[part]
+    return tree
+
+
+def _numpy(array: mx.array) -> NumpyArray:
+    """An array as NumPy; bfloat16, which NumPy has not, as float32."""
+    return np.array(array.astype(mx.float32) if array.dtype == mx.bfloat16 else array)

@@ -1,0 +1,62 @@
+"""NumPy on this machine: one device, float64."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import psutil
+
+from backends.numpy.compiled import NumpyCompiled
+from backends.numpy.ops import NumpyOps
+from fwcore import model
+from fwcore.errors import BackendError
+from fwcore.ops import NumpyArray
+from fwcore.params import initialise
+from fwcore.spec import ModelSpec
+from fwcore.train import as_parameters
+
+
+class NumpyBackend:
+    """`backends.contract.Backend` for NumPy."""
+
+    name = "numpy"
+
+    def versions(self) -> dict[str, str]:
+        """See `Backend.versions`."""
+        return {"numpy": np.__version__}
+
+    def devices(self) -> list[str]:
+        """See `Backend.devices`."""
+        return ["cpu"]
+
+    def device(self, name: str) -> str:
+        """The CPU's name, the only device.
+
+        Raises:
+            BackendError: another device was asked for.
+        """
+        if name not in ("auto", "cpu"):
+            raise BackendError(f"backend numpy: no device {name!r}; there are: cpu")
+        return "cpu"
+
+    def memory_bytes(self, device: str) -> int:
+        """See `Backend.memory_bytes`."""
+        return int(psutil.virtual_memory().total)
+
+    def compile(
+        self,
+        spec: ModelSpec,
+        params: Mapping[str, NumpyArray] | None = None,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        memory: str = "auto",
+    ) -> NumpyCompiled:
+        """See `Backend.compile`. Only float64; a float32 asked for would not be obeyed."""
+        self.device(device)
+        if dtype not in ("auto", "float64"):
+            raise BackendError(f"backend numpy: it computes in float64 only, got dtype={dtype!r}")
+        table = model.parameters(spec)
+        first = initialise(table, 0) if params is None else params
+        return NumpyCompiled(spec, as_parameters(table, first, "float64"), NumpyOps(), memory)

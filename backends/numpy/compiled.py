@@ -1,0 +1,108 @@
+"""A model compiled for NumPy: the float64 forward pass; what needs autodiff is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+
+from backends.numpy.module import Network
+from backends.numpy.ops import NumpyOps
+from fwcore import model
+from fwcore.batches import Dropout
+from fwcore.errors import BackendError
+from fwcore.ops import NumpyArray
+from fwcore.spec import ModelSpec, TrainSpec
+from fwcore.train import check_fit
+
+
+class NumpyCompiled:
+    """`backends.contract.Compiled` on NumPy."""
+
+    backend = "numpy"
+
+    def __init__(
+        self, spec: ModelSpec, params: Mapping[str, NumpyArray], ops: NumpyOps, memory: str
+    ) -> None:
+        self.spec = spec
+        self._ops, self._memory = ops, memory
+        self.module = Network(spec, params, ops, memory)
+
+    def _input(self, inputs: NumpyArray) -> NumpyArray:
+        return inputs.astype(np.float64) if inputs.dtype.kind == "f" else inputs
+
+    def forward(self, inputs: NumpyArray) -> NumpyArray:
+        """See `Compiled.forward`."""
+        return self.module(self._input(inputs))
+
+    def states(
+        self, x: NumpyArray, given: Mapping[str, NumpyArray] | None = None, first: int = 0
+    ) -> tuple[NumpyArray, dict[str, NumpyArray]]:
+        """See `Compiled.states`."""
+        chosen = model.memory_plan(self.spec, self._memory, x.shape[0], x.shape[1])
+        outputs, state = model.unroll(
+            self._ops, self.spec, self.module, self._input(x), chosen, given, first
+        )
+        return np.stack(outputs, 1), dict(state.named())
+
+    def evaluate(self, inputs: NumpyArray, targets: NumpyArray) -> tuple[float, int]:
+        """See `Trainable.evaluate`."""
+        scores = self.forward(inputs)
+        losses = model.cross_entropy(self._ops, scores, targets)
+        return float(losses.sum()), int((scores.argmax(-1) != targets).sum())
+
+    def parameters(self) -> dict[str, NumpyArray]:
+        """See `Trainable.parameters`."""
+        return {name: array.copy() for name, array in self.module.items()}
+
+    def load_parameters(self, params: Mapping[str, NumpyArray]) -> None:
+        """See `Trainable.load_parameters`."""
+        check_fit(model.parameters(self.spec), params, f"{self.backend} model")
+        self.module.update({name: np.asarray(a, np.float64) for name, a in params.items()})
+
+    def describe(self, batch: int, steps: int) -> dict[str, Any]:
+        """See `Compiled.describe`."""
+        chosen = model.memory_plan(self.spec, self._memory, batch, steps)
+        return {
+            "backend": self.backend,
+            "device": "cpu",
+            "dtype": "float64",
+            "memory": chosen.form if self.spec.core.memory_reads else "none",
+            "chunk": chosen.chunk,
+            "step": "none: forward only",
+        }
+
+    def gradients(
+        self, inputs: NumpyArray, targets: NumpyArray
+    ) -> tuple[float, dict[str, NumpyArray]]:
+        """See `Compiled.gradients`; always raises BackendError."""
+        _refuse("gradients")
+
+    def begin_training(self, train: TrainSpec) -> None:
+        """See `Trainable.begin_training`; always raises BackendError."""
+        _refuse("training")
+
+    def train_step(
+        self, inputs: NumpyArray, targets: NumpyArray, lr: float, dropout: Dropout | None
+    ) -> Any:
+        """See `Trainable.train_step`; always raises BackendError."""
+        _refuse("training")
+
+    def fetch(self, stats: Sequence[Any]) -> NumpyArray:
+        """See `Trainable.fetch`; always raises BackendError."""
+        _refuse("training")
+
+    def optimizer_state(self) -> dict[str, NumpyArray]:
+        """See `Trainable.optimizer_state`; always raises BackendError."""
+        _refuse("training")
+
+    def load_optimizer_state(self, moments: Mapping[str, NumpyArray], step: int) -> None:
+        """See `Trainable.load_optimizer_state`; always raises BackendError."""
+        _refuse("training")
+
+
+def _refuse(what: str) -> NoReturn:
+    raise BackendError(
+        f"backend numpy: it has no {what}, only the forward pass; use --backend torch or mlx"
+    )

@@ -1,0 +1,78 @@
+"""PyTorch on this machine: its devices, their memory, and models compiled for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import psutil
+import torch
+
+from backends.torch.compiled import TorchCompiled
+from backends.torch.ops import TorchOps
+from fwcore import model
+from fwcore.errors import BackendError
+from fwcore.ops import NumpyArray
+from fwcore.params import initialise
+from fwcore.spec import ModelSpec
+from fwcore.train import as_parameters
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
+
+
+class TorchBackend:
+    """`backends.contract.Backend` for PyTorch."""
+
+    name = "torch"
+
+    def versions(self) -> dict[str, str]:
+        """See `Backend.versions`."""
+        return {"torch": str(torch.__version__)}
+
+    def devices(self) -> list[str]:
+        """See `Backend.devices`: CUDA cards first, then the CPU, then MPS."""
+        cards = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+        return cards + ["cpu"] + (["mps"] if torch.backends.mps.is_available() else [])
+
+    def device(self, name: str) -> str:
+        """A device's full name: `auto`, `gpu` and `cuda` mean the first that fits.
+
+        Raises:
+            BackendError: there is no such device here.
+        """
+        known = self.devices()
+        fits = {
+            "auto": known,
+            "gpu": [device for device in known if device != "cpu"],
+            "cuda": [device for device in known if device.startswith("cuda")],
+        }.get(name, [device for device in known if device == name])
+        if not fits:
+            raise BackendError(
+                f"backend torch: no device {name!r} on this machine; there are: {', '.join(known)}"
+            )
+        return fits[0]
+
+    def memory_bytes(self, device: str) -> int:
+        """See `Backend.memory_bytes`."""
+        name = self.device(device)
+        if name.startswith("cuda"):
+            return int(torch.cuda.get_device_properties(name).total_memory)
+        return int(psutil.virtual_memory().total)
+
+    def compile(
+        self,
+        spec: ModelSpec,
+        params: Mapping[str, NumpyArray] | None = None,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        memory: str = "auto",
+    ) -> TorchCompiled:
+        """See `Backend.compile`."""
+        place = self.device(device)
+        dtype = "float32" if dtype == "auto" else dtype
+        if dtype not in DTYPES or (dtype == "float64" and place == "mps"):
+            raise BackendError(f"backend torch: device {place} has no dtype={dtype!r}")
+        ops = TorchOps(torch.device(place), DTYPES[dtype])
+        table = model.parameters(spec)
+        first = initialise(table, 0) if params is None else params
+        return TorchCompiled(spec, as_parameters(table, first, dtype), ops, memory)

@@ -1,0 +1,188 @@
+"""A model compiled for PyTorch: forward, gradients, training step, optimiser state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from backends.torch.module import Network
+from backends.torch.ops import TorchOps
+from fwcore import model
+from fwcore.batches import Dropout
+from fwcore.layouts import permute_in
+from fwcore.ops import NumpyArray
+from fwcore.params import Param
+from fwcore.spec import ModelSpec, TrainSpec
+from fwcore.train import check_fit
+
+
+class TorchCompiled:
+    """`backends.contract.Compiled` on PyTorch."""
+
+    backend = "torch"
+
+    def __init__(
+        self, spec: ModelSpec, params: Mapping[str, NumpyArray], ops: TorchOps, memory: str
+    ) -> None:
+        self.spec = spec
+        self._table: dict[str, Param] = {param.name: param for param in model.parameters(spec)}
+        self._ops, self._memory = ops, memory
+        self.module = Network(spec, params, ops, memory)
+        self._optimizer: torch.optim.AdamW | None = None
+        self._clip = 0.0
+
+    def _tensor(self, array: NumpyArray) -> Tensor:
+        tensor = torch.from_numpy(np.ascontiguousarray(array)).to(self._ops.device)
+        return self._ops.cast(tensor) if tensor.is_floating_point() else tensor
+
+    def forward(self, inputs: NumpyArray) -> NumpyArray:
+        """See `Compiled.forward`."""
+        with torch.no_grad():
+            return _numpy(self.module(self._tensor(inputs)))
+
+    def states(
+        self, x: NumpyArray, given: Mapping[str, NumpyArray] | None = None, first: int = 0
+    ) -> tuple[NumpyArray, dict[str, NumpyArray]]:
+        """See `Compiled.states`."""
+        start = {name: self._tensor(array) for name, array in (given or {}).items()}
+        chosen = model.memory_plan(self.spec, self._memory, x.shape[0], x.shape[1])
+        with torch.no_grad():
+            outputs, state = model.unroll(
+                self._ops, self.spec, self.module.weights(), self._tensor(x), chosen, start, first
+            )
+            final = {name: _numpy(array) for name, array in state.named().items()}
+            return _numpy(torch.stack(outputs, 1)), final
+
+    def _loss(
+        self, inputs: Tensor, targets: Tensor, dropout: Dropout | None
+    ) -> tuple[Tensor, Tensor]:
+        """Mean cross-entropy and the number of wrong answers."""
+        masks = [None if m is None else self._tensor(m) for m in dropout or ()]
+        scores = self.module(inputs, *masks)
+        scores = scores.float() if scores.dtype == torch.bfloat16 else scores
+        loss = model.cross_entropy(self._ops, scores, targets).mean()
+        wrong = (scores.argmax(-1) != targets).sum()
+        return loss, wrong
+
+    def gradients(
+        self, inputs: NumpyArray, targets: NumpyArray
+    ) -> tuple[float, dict[str, NumpyArray]]:
+        """See `Compiled.gradients`."""
+        self.module.zero_grad(set_to_none=True)
+        loss, _ = self._loss(self._tensor(inputs), self._tensor(targets), None)
+        torch.autograd.backward(loss)
+        found = {
+            name: _numpy(torch.zeros_like(value) if value.grad is None else value.grad)
+            for name, value in self.module.named_parameters()
+        }
+        self.module.zero_grad(set_to_none=True)
+        return loss.item(), found
+
+    def begin_training(self, train: TrainSpec) -> None:
+        """See `Trainable.begin_training`."""
+        named = dict(self.module.named_parameters())
+        decaying = [value for name, value in named.items() if self._table[name].decays]
+        others = [value for name, value in named.items() if not self._table[name].decays]
+        groups = [
+            {"params": decaying, "weight_decay": train.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ]
+        self._optimizer = torch.optim.AdamW(
+            [group for group in groups if group["params"]],
+            lr=train.lr,
+            betas=(train.beta1, train.beta2),
+            eps=train.epsilon,
+            amsgrad=False,
+            fused=True,
+        )
+        self._clip = train.clip
+
+    def _adam(self) -> torch.optim.AdamW:
+        if self._optimizer is None:
+            raise RuntimeError("begin_training was not called")
+        return self._optimizer
+
+    def train_step(
+        self, inputs: NumpyArray, targets: NumpyArray, lr: float, dropout: Dropout | None
+    ) -> Tensor:
+        """See `Trainable.train_step`."""
+        optimizer = self._adam()
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        self.module.zero_grad(set_to_none=True)
+        loss, wrong = self._loss(self._tensor(inputs), self._tensor(targets), dropout)
+        torch.autograd.backward(loss)
+        gradients = [value.grad for value in self.module.parameters() if value.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if self._clip:
+            torch.nn.utils.clip_grads_with_norm_(self.module.parameters(), self._clip, norm)
+        optimizer.step()
+        return torch.stack([loss.detach(), wrong.to(loss.dtype), norm.to(loss.dtype)])
+
+    def fetch(self, stats: Sequence[Tensor]) -> NumpyArray:
+        """See `Trainable.fetch`."""
+        return _numpy(torch.stack(list(stats))).astype(np.float64)
+
+    def evaluate(self, inputs: NumpyArray, targets: NumpyArray) -> tuple[float, int]:
+        """See `Trainable.evaluate`."""
+        with torch.no_grad():
+            loss, wrong = self._loss(self._tensor(inputs), self._tensor(targets), None)
+            return loss.item() * len(targets), int(wrong.item())
+
+    def parameters(self) -> dict[str, NumpyArray]:
+        """See `Trainable.parameters`."""
+        return {
+            name: permute_in(self._table[name], _numpy(value).copy(), "torch")
+            for name, value in self.module.named_parameters()
+        }
+
+    def load_parameters(self, params: Mapping[str, NumpyArray]) -> None:
+        """See `Trainable.load_parameters`."""
+        check_fit(list(self._table.values()), params, f"{self.backend} model")
+        with torch.no_grad():
+            for name, value in self.module.named_parameters():
+                value.copy_(torch.tensor(params[name]))
+
+    def optimizer_state(self) -> dict[str, NumpyArray]:
+        """See `Trainable.optimizer_state`."""
+        state = self._adam().state
+        found: dict[str, NumpyArray] = {}
+        for name, value in self.module.named_parameters():
+            moments = state.get(value) or {}
+            zeros = torch.zeros_like(value)
+            found[f"m.{name}"] = _numpy(moments.get("exp_avg", zeros)).copy()
+            found[f"v.{name}"] = _numpy(moments.get("exp_avg_sq", zeros)).copy()
+        return found
+
+    def load_optimizer_state(self, moments: Mapping[str, NumpyArray], step: int) -> None:
+        """See `Trainable.load_optimizer_state`."""
+        optimizer = self._adam()
+        for name, value in self.module.named_parameters():
+            optimizer.state[value] = {
+                "step": torch.tensor(float(step), dtype=torch.float32, device=value.device),
+                "exp_avg": torch.tensor(moments[f"m.{name}"]).to(value),
+                "exp_avg_sq": torch.tensor(moments[f"v.{name}"]).to(value),
+            }
+
+    def describe(self, batch: int, steps: int) -> dict[str, Any]:
+        """See `Compiled.describe`."""
+        chosen = model.memory_plan(self.spec, self._memory, batch, steps)
+        return {
+            "backend": self.backend,
+            "device": str(self._ops.device),
+            "dtype": str(self._ops.dtype).removeprefix("torch."),
+            "memory": chosen.form if self.spec.core.memory_reads else "none",
+            "chunk": chosen.chunk,
+            "step": "eager, fused Adam",
+        }
+
+
+def _numpy(tensor: Tensor) -> NumpyArray:
+    """A tensor as NumPy; bfloat16, which NumPy has not, as float32."""
+    found = tensor.detach().cpu()
+    result: NumpyArray = (found.float() if found.dtype == torch.bfloat16 else found).numpy()
+    return result

@@ -1,0 +1,36 @@
+"""State dicts that `torch.save` wrote, read without running any code in them."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import torch
+
+from fwcore.errors import CheckpointError
+from fwcore.ops import NumpyArray
+
+
+def read_state_dict(path: Path) -> dict[str, NumpyArray]:
+    """The tensors of a `.pt` file as NumPy arrays by name; bfloat16 and float16 as float32.
+
+    Args:
+        path: a state dict saved by `torch.save`.
+
+    Raises:
+        CheckpointError: it is damaged, holds other things than tensors, or would run code.
+    """
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        first_line = str(error).splitlines()[0]
+        raise CheckpointError(f"{path}: refused: not a plain state dict ({first_line})") from error
+    if not isinstance(found, dict) or not all(isinstance(v, torch.Tensor) for v in found.values()):
+        raise CheckpointError(
+            f"{path}: expected a state dict of tensors, got {type(found).__name__}"
+        )
+    small = (torch.float16, torch.bfloat16)
+    return {
+        str(name): (value.float() if value.dtype in small else value).numpy()
+        for name, value in found.items()
+    }

@@ -1,0 +1,73 @@
+"""`fwt convert`: checkpoints to and from the layouts of `torch.nn` and `mlx.nn`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cli import options
+
+
+def convert(
+    source: Annotated[
+        Path, typer.Argument(help="A run, checkpoint, .safetensors, .npz or .pt file.")
+    ],
+    target: Annotated[Path, typer.Argument(help="The folder to write; it must not exist.")],
+    to: Annotated[str, typer.Option("--to", help="torch, mlx or fwt.")],
+    spec: Annotated[
+        Path | None, typer.Option(help="spec.json of a file that does not say what it is.")
+    ] = None,
+    source_layout: Annotated[
+        str | None, typer.Option("--from", help="Layout of such a file: torch, mlx or fwt.")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--verify", help="Run the result on every installed backend.")
+    ] = False,
+    data_dir: options.DataDir = None,
+    as_json: options.AsJson = False,
+    debug: options.Debug = False,
+) -> None:
+    """Convert a checkpoint, weights and optimiser state, between layouts.
+
+    fwt checkpoints need no conversion between backends; this is for users of plain torch.nn or
+    mlx.nn code. Example: fwt convert runs/demo demo-mlx --to mlx --verify
+    """
+    import json
+
+    from cli.verify import compared, print_rows
+    from fwcore import foreign
+    from fwcore.errors import CheckFailed
+
+    found = foreign.load(source, spec, source_layout, pt_reader(source))
+    foreign.save(target, found, to)
+    rows = []
+    if check:
+        import tasks
+
+        again = foreign.load(target)
+        subject = tasks.load(tasks.parse(again.spec.task, str(target)), data_dir)
+        rows = compared(again, subject.split("test"), "all", "auto", "auto")
+    if as_json:
+        print(json.dumps({"source": str(source), "target": str(target), "to": to, "pairs": rows}))
+    else:
+        print(f"wrote {target} in the {to} layout: {len(found.params)} parameters")
+        if rows:
+            print_rows(rows)
+    if not all(row["ok"] for row in rows):
+        raise CheckFailed("convert: the backends are out of tolerance on the result")
+
+
+def pt_reader(source: Path) -> Callable[[Path], Any] | None:
+    """What reads a `.pt` file, for a source that is one; it needs the torch backend."""
+    import backends
+    from fwcore.foreign import PT_SUFFIXES
+
+    if source.suffix not in PT_SUFFIXES:
+        return None
+    backends.load("torch")
+    from backends.torch.foreign import read_state_dict
+
+    return read_state_dict

@@ -1,0 +1,41 @@
+"""Where a result came from: versions, machine, commit, command line."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def commit() -> str | None:
+    """The git commit of the product's own checkout, `+` if changed; None outside a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=5)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def facts(backend_versions: dict[str, str]) -> dict[str, Any]:
+    """Versions, machine, commit and arguments of this process, for `run.json`."""
+    return {
+        "fwt": version("fwt"),
+        "commit": commit(),
+        "python": platform.python_version(),
+        "numpy": version("numpy"),
+        **backend_versions,
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "argv": sys.argv[1:],
+        "started": now(),
+    }

@@ -1,0 +1,53 @@
+"""The `fwt` command: its verbs, `--version`, and the exit code."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from cli import convert, data, doctor, evaluate, failure, listing, train, verify
+
+app = typer.Typer(
+    name="fwt",
+    help="Fast weights on MLX and PyTorch: train, evaluate, compare and convert.",
+    epilog="Exit codes: 0 ok, 1 a check failed, 2 usage, 3 backend or device missing, "
+    "4 file or data missing or damaged, 5 diverged, 130/143 interrupted (after saving).",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("train")(train.train)
+app.command("eval")(evaluate.evaluate)
+app.command("verify")(verify.verify)
+app.command("convert")(convert.convert)
+app.command("list")(listing.show)
+app.command("data")(data.data)
+app.command("doctor")(doctor.doctor)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"fwt {version('fwt')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Fast weights on MLX and PyTorch: train, evaluate, compare and convert."""
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    sys.exit(failure.guarded(app))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""Options that several verbs share, declared once: spelling, environment variable, help."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli import failure
+
+BACKENDS = "auto, torch, mlx or numpy"
+
+Backend = Annotated[
+    str, typer.Option("--backend", "-b", envvar="FWT_BACKEND", help=f"Framework: {BACKENDS}.")
+]
+Device = Annotated[
+    str,
+    typer.Option(envvar="FWT_DEVICE", help="auto, cpu, gpu, cuda, cuda:N or mps; see fwt doctor."),
+]
+Memory = Annotated[
+    str,
+    typer.Option(envvar="FWT_MEMORY", help="Fast memory: auto, matrix, attention or chunked."),
+]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-dir",
+        envvar="FWT_DATA_DIR",
+        help="Folder of the dataset's files; without it: the cache, then a download.",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+Debug = Annotated[
+    bool,
+    typer.Option(
+        "--debug",
+        envvar="FWT_DEBUG",
+        callback=failure.set_debug,
+        help="Show the traceback of an error.",
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]

@@ -1,0 +1,220 @@
+"""A training run from its spec to its result, as `fwt train` needs it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import backends
+import tasks
+from cli import environment
+from cli.resolve import Resolved, _model_name
+from cli.screen import Screen
+from cli.signals import StopFlag
+from fwcore import estimate, model
+from fwcore.errors import BackendError, ConfigError, FwtError
+from fwcore.params import initialise
+from fwcore.runs import RunFolder, default_path
+from fwcore.spec import RunSpec
+from fwcore.train import Data, Hooks, train
+from tasks.base import SPLITS, Task
+from tasks.recipe import merge
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a model runs; not part of the spec, so that a run can move.
+
+    Attributes:
+        backend: a name of `backends.BACKENDS`, or `auto`.
+        device: see `backends.contract.Backend.compile`.
+        memory: a form of `fwcore.memory.FORMS`.
+    """
+
+    backend: str
+    device: str
+    memory: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to start or to go on with.
+
+    Attributes:
+        spec: the run.
+        name: the model's name, for a new folder.
+        task: the task with its data at hand.
+        folder: the run's folder if it is there already.
+    """
+
+    spec: RunSpec
+    name: str
+    task: Task
+    folder: RunFolder | None = None
+
+
+def fresh(resolved: Resolved) -> Job:
+    """A new run."""
+    return Job(resolved.spec, resolved.name, resolved.task)
+
+
+def reopened(path: Path, asked: Mapping[str, Any], name: str | None, data_dir: Path | None) -> Job:
+    """A run that is there.
+
+    Args:
+        path: its folder.
+        asked: settings given beside `--resume`; each must be what the run has.
+        name: `--model`, or None.
+        data_dir: `--data-dir`.
+
+    Raises:
+        ConfigError: a setting differs from the run's; every one is named.
+    """
+    folder = RunFolder.open(path)
+    spec = folder.read_spec()
+    if name is not None:
+        kind = presets_kind(name)
+        asked = merge({"model": {"core": {"kind": kind}}}, asked)
+    faults = differences(spec.json_data(), asked)
+    if faults:
+        raise ConfigError(f"resume: {path} has another spec: {'; '.join(faults)}")
+    task = tasks.load(tasks.parse(spec.task, str(path / "spec.json")), data_dir)
+    return Job(spec, spec.model.core.kind, task, folder)
+
+
+def presets_kind(name: str) -> str:
+    """The kind of cell behind a model's name."""
+    from fwcore.cells import presets
+
+    return str(presets()[_model_name(name, {}, "retrieval")]["kind"])
+
+
+def differences(have: Mapping[str, Any], asked: Mapping[str, Any], at: str = "") -> list[str]:
+    """Where settings asked for differ from those a run has, one phrase each."""
+    faults = []
+    for key, value in asked.items():
+        name = f"{at}{key}"
+        if key not in have:
+            faults.append(f"{name}={value!r} is unknown to it")
+        elif isinstance(value, Mapping) and isinstance(have[key], Mapping):
+            faults += differences(have[key], value, f"{name}.")
+        elif have[key] != value:
+            faults.append(f"it has {name}={have[key]!r}, asked for {name}={value!r}")
+    return faults
+
+
+def print_spec(spec: RunSpec) -> None:
+    """The resolved spec on stdout (`--dry-run`)."""
+    print(json.dumps(spec.json_data(), indent=1))
+
+
+def compiled(spec: RunSpec, place: Place, task: Task) -> tuple[Any, Any]:
+    """The backend and the model on it, with the first weights of the run's seed.
+
+    Raises:
+        ConfigError: the run cannot fit into the device's memory.
+        BackendError: the backend or device is missing, or cannot train.
+    """
+    backend = backends.load(place.backend, spec.train.precision)
+    if backend.name not in backends.TRAINING_ORDER:
+        able = " or ".join(backends.TRAINING_ORDER)
+        raise BackendError(f"backend {backend.name}: it cannot train; use --backend {able}")
+    needed = task.data_bytes + estimate.training_bytes(
+        spec.model, spec.train, task.shape.steps, place.memory
+    )
+    available = backend.memory_bytes(place.device)
+    estimate.check_memory(needed, available, f"device {place.device} of backend {backend.name}")
+    dtype = spec.train.dtype
+    first = initialise(
+        model.parameters(spec.model),
+        spec.train.seed,
+        "float64" if dtype == "float64" else "float32",
+    )
+    made = backend.compile(spec.model, first, device=place.device, dtype=dtype, memory=place.memory)
+    return backend, made
+
+
+def run(
+    job: Job, place: Place, out: Path | None, root: Path, stop_after: int | None, quiet: bool
+) -> dict[str, Any]:
+    """Train and return what is to be printed.
+
+    Args:
+        out: the folder of a new run; None names one under `root`.
+        stop_after: see `fwcore.train.train`.
+        quiet: show no progress.
+    """
+    if job.folder is not None and (job.folder.path / "DONE").exists():
+        done = json.loads((job.folder.path / "DONE").read_text(encoding="utf-8"))
+        return {"run": str(job.folder.path), "done": True, **done}
+    backend, made = compiled(job.spec, place, job.task)
+    data = Data(*(job.task.split(name) for name in SPLITS))
+    path = out or default_path(root, job.spec, job.name, backend.name)
+    folder = job.folder or RunFolder.create(path, job.spec)
+    described = made.describe(job.spec.train.batch_size, job.task.shape.steps)
+    session = environment.facts(backend.versions()) | described
+    session["precision"] = job.spec.train.precision
+    total = job.spec.train.total_steps(len(data.train))
+    shown = Screen(total, quiet)
+    with folder, StopFlag() as stop, shown as screen, Session(folder, session) as log:
+        hooks = Hooks(on_metrics=screen.show, stop_signal=stop.read)
+        result = train(made, job.spec, data, folder, hooks, stop_after)
+        log.reason = "done" if result else f"stopped after {stop_after} updates"
+    return {
+        "run": str(folder.path),
+        "done": result is not None,
+        "checkpoint": str(folder.latest()),
+        "best_checkpoint": str(folder.best() or ""),
+        "dataset": job.task.dataset,
+        **{key: described[key] for key in ("backend", "device", "memory")},
+        **(result or {"step": folder.latest_step(), "steps": total}),
+    }
+
+
+class Session:
+    """One process's part of a run in `run.json`: what it ran on, and how it ended."""
+
+    def __init__(self, folder: RunFolder, facts: dict[str, Any]) -> None:
+        self._folder, self._facts = folder, facts
+        self.reason = "unknown"
+        self._earlier: list[Any] = []
+
+    def __enter__(self) -> Session:
+        path = self._folder.path / "run.json"
+        if path.exists():
+            self._earlier = json.loads(path.read_text(encoding="utf-8"))["sessions"]
+        self._write("running")
+        return self
+
+    def _write(self, reason: str) -> None:
+        entry = {**self._facts, "exit": reason}
+        self._folder.write_json("run.json", {"sessions": [*self._earlier, entry]})
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is not None:
+            code = f" (exit {error.exit_code})" if isinstance(error, FwtError) else ""
+            self.reason = f"{type(error).__name__}{code}: {error}"
+        self._facts["ended"] = environment.now()
+        self._write(self.reason)
+
+
+def print_result(job: Job, result: dict[str, Any], as_json: bool) -> None:
+    """The result on stdout: for people, or one JSON object."""
+    if as_json:
+        print(json.dumps(result))
+        return
+    if not result["done"]:
+        print(f"stopped   step {result['step']} of {result['steps']}")
+        print(f"go on     fwt train --resume {result['run']}")
+        return
+    published = job.task.published.get(job.name, {}).get(job.spec.model.core.size)
+    beside = "" if published is None else f"  (published: {published:.2f}%)"
+    test = result["test"]
+    print(f"dataset   {job.task.dataset}")
+    print(f"test      error {test['error_pct']:.2f}% of {test['examples']}{beside}")
+    print(f"took      {result['steps']} updates, {result['train_s']:.0f} s")
+    print(f"run       {result['run']}  (best step {result['best_step']})")
+    print(f"look      fwt eval {result['run']} --backend numpy")

@@ -1,0 +1,71 @@
+"""What a person sees while a run goes on: a bar on a terminal, plain lines elsewhere, on stderr."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+
+def line_of(metrics: dict[str, Any]) -> str:
+    """One line of metrics as text."""
+    text = (
+        f"step {metrics['step']:>6}  {metrics['split']:<5}  loss {metrics['loss']:.4f}  "
+        f"error {metrics['error_pct']:6.2f}%"
+    )
+    if "examples_per_s" in metrics:
+        text += f"  {metrics['examples_per_s']:,.0f} examples/s"
+    return text
+
+
+class Screen:
+    """Shows a run's metrics; a context manager.
+
+    Args:
+        total: updates of the whole run.
+        quiet: show nothing.
+    """
+
+    def __init__(self, total: int, quiet: bool) -> None:
+        self._total, self._quiet = total, quiet
+        console = Console(stderr=True)
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+        if not quiet and console.is_terminal and not console.is_dumb_terminal:
+            columns = (
+                TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
+                BarColumn(),
+                TextColumn("{task.description}"),
+                TimeRemainingColumn(),
+            )
+            self._bar = Progress(*columns, console=console)
+            self._task = self._bar.add_task("starting", total=total)
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def show(self, metrics: dict[str, Any]) -> None:
+        """One line of metrics: the bar's text for training, a line of its own for the rest."""
+        if self._quiet:
+            return
+        if self._bar is None:
+            print(line_of(metrics), file=sys.stderr, flush=True)
+        elif metrics["split"] == "train":
+            text = line_of(metrics).split("train", 1)[1].strip()
+            self._bar.update(self._task, completed=metrics["step"], description=text)
+        else:
+            self._bar.console.print(line_of(metrics), highlight=False)

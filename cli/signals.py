@@ -1,0 +1,40 @@
+"""Ctrl-C and SIGTERM as a flag that the training loop reads between two updates."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopFlag:
+    """While it is entered, a signal is remembered instead of ending the process.
+
+    So an update or a save that is under way ends well, and the run is saved before it stops.
+    """
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        self.number = number
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._remember) for number in SIGNALS}
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def read(self) -> int | None:
+        """The number of the signal that came, or None."""
+        return self.number

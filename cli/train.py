@@ -1,0 +1,180 @@
+"""`fwt train`: train a model on a task, or go on with a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cli import options
+
+# flag -> where its value goes in the run's spec; a test walks every row
+SPEC_FLAGS = {
+    "pairs": "task.pairs",
+    "policy": "task.policy",
+    "dataset": "task.dataset",
+    "size": "model.core.size",
+    "decay": "model.core.decay",
+    "rate": "model.core.rate",
+    "inner_steps": "model.core.inner_steps",
+    "norm": "model.core.norm",
+    "epochs": "train.epochs",
+    "steps": "train.steps",
+    "batch_size": "train.batch_size",
+    "lr": "train.lr",
+    "schedule": "train.schedule",
+    "clip": "train.clip",
+    "dropout": "train.dropout",
+    "head_dropout": "train.head_dropout",
+    "weight_decay": "train.weight_decay",
+    "seed": "train.seed",
+    "dtype": "train.dtype",
+    "precision": "train.precision",
+    "log_every": "report.log_every",
+    "eval_every": "report.eval_every",
+    "save_every": "report.save_every",
+    "keep": "report.keep",
+}
+
+
+def flag(name: str, text: str, panel: str, *more: str) -> Any:
+    """An option whose environment variable is FWT_ and its name."""
+    variable = "FWT_" + name.removeprefix("--").upper().replace("-", "_")
+    return typer.Option(name, *more, envvar=variable, help=text, rich_help_panel=panel)
+
+
+def train(
+    context: typer.Context,
+    task: Annotated[str | None, flag("--task", "retrieval or mnist-glimpse.", "What")] = None,
+    model: Annotated[
+        str | None, flag("--model", "fast-weights, rnn, irnn, lstm or gru.", "What", "-m")
+    ] = None,
+    backend: options.Backend = "auto",
+    size: Annotated[int | None, flag("--size", "R, hidden units.", "What", "-R")] = None,
+    memory: options.Memory = "auto",
+    decay: Annotated[
+        float | None, flag("--decay", "lambda, kept of A a step, in (0, 1].", "Model")
+    ] = None,
+    rate: Annotated[float | None, flag("--rate", "eta, strength of a write.", "Model")] = None,
+    inner_steps: Annotated[
+        int | None, flag("--inner-steps", "S, reads of A in a time step.", "Model")
+    ] = None,
+    norm: Annotated[
+        str | None, flag("--norm", "sum, none, slow (fast-weights); none, layer (rest).", "Model")
+    ] = None,
+    control: Annotated[
+        str | None, flag("--control", "auto, multi-level or flat fast memory.", "Model")
+    ] = None,
+    pairs: Annotated[int | None, flag("--pairs", "K key-value pairs a string.", "Task")] = None,
+    policy: Annotated[
+        str | None, flag("--policy", "multi-level, raster or coarse-to-fine.", "Task")
+    ] = None,
+    dataset: Annotated[
+        str | None, flag("--dataset", "auto, mnist, mnist-subset, ...; see fwt list.", "Task")
+    ] = None,
+    data_dir: options.DataDir = None,
+    epochs: Annotated[float | None, flag("--epochs", "Passes over the data.", "Training")] = None,
+    steps: Annotated[
+        int | None, flag("--steps", "Updates, instead of epochs.", "Training", "--iters")
+    ] = None,
+    batch_size: Annotated[
+        int | None, flag("--batch-size", "Examples an update.", "Training")
+    ] = None,
+    lr: Annotated[
+        float | None, flag("--lr", "Learning rate.", "Training", "--learning-rate")
+    ] = None,
+    schedule: Annotated[str | None, flag("--schedule", "constant or cosine.", "Training")] = None,
+    clip: Annotated[
+        float | None, flag("--clip", "Largest gradient norm; 0: any.", "Training")
+    ] = None,
+    dropout: Annotated[
+        float | None, flag("--dropout", "Dropped of the encoder's outputs.", "Training")
+    ] = None,
+    head_dropout: Annotated[
+        float | None, flag("--head-dropout", "Dropped of the last state.", "Training")
+    ] = None,
+    weight_decay: Annotated[
+        float | None, flag("--weight-decay", "Decoupled weight decay.", "Training")
+    ] = None,
+    seed: Annotated[int | None, flag("--seed", "Seed of everything random.", "Training")] = None,
+    device: options.Device = "auto",
+    dtype: Annotated[
+        str | None, flag("--dtype", "float32, float64 or bfloat16.", "Training")
+    ] = None,
+    precision: Annotated[
+        str | None, flag("--precision", "highest or tf32 float32 products.", "Training")
+    ] = None,
+    config: Annotated[
+        Path | None, flag("--config", "TOML or JSON laid out like spec.json.", "Run", "-c")
+    ] = None,
+    assign: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any field: --set TABLE.KEY=VALUE.", rich_help_panel="Run"),
+    ] = None,
+    out: Annotated[Path | None, flag("--out", "The run's folder.", "Run", "-o")] = None,
+    runs_dir: Annotated[Path, flag("--runs-dir", "Folder of runs without --out.", "Run")] = Path(
+        "runs"
+    ),
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="Go on with the run in this folder.", rich_help_panel="Run"),
+    ] = None,
+    stop_after: Annotated[
+        int | None,
+        typer.Option(min=1, help="Stop, saved, after this many updates.", rich_help_panel="Run"),
+    ] = None,
+    log_every: Annotated[
+        int | None, flag("--log-every", "Updates between training metrics.", "Run")
+    ] = None,
+    eval_every: Annotated[
+        int | None, flag("--eval-every", "Updates between validations; 0: an epoch.", "Run")
+    ] = None,
+    save_every: Annotated[
+        int | None, flag("--save-every", "Updates between checkpoints; 0: validations.", "Run")
+    ] = None,
+    keep: Annotated[
+        int | None, flag("--keep", "Latest checkpoints kept beside the best.", "Run")
+    ] = None,
+    as_json: options.AsJson = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the resolved spec and stop.")
+    ] = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Train a model on a task, or go on with a run (--resume).
+
+    Settings come from the recipe of task, model and size; then --config; then FWT_* variables;
+    then flags. Example: fwt train --backend mlx --task retrieval
+    """
+    from cli import running
+    from cli.resolve import nested, parse_assignment, read_config, resolve
+    from fwcore.errors import ConfigError
+    from tasks.recipe import merge
+
+    flags: dict[str, Any] = {}
+    for name, path in SPEC_FLAGS.items():
+        if context.params[name] is not None:
+            flags = merge(flags, nested(path, context.params[name]))
+    for text in assign or []:
+        flags = merge(flags, parse_assignment(text))
+    settings = read_config(config) if config else {}
+    place = running.Place(backend, device, memory)
+    if resume is not None:
+        if out is not None:
+            raise ConfigError(f"--out: a resumed run stays in its folder, got out={out}")
+        asked = merge(settings, flags)
+        if task is not None:
+            asked = merge(asked, {"task": {"kind": task}})
+        job = running.reopened(resume, asked, model, data_dir)
+    else:
+        task = task or settings.get("task", {}).get("kind")
+        if task is None:
+            raise ConfigError("--task: expected a task, got none; e.g. --task retrieval")
+        job = running.fresh(resolve(task, model, settings, flags, control, data_dir))
+    if dry_run:
+        running.print_spec(job.spec)
+        return
+    result = running.run(job, place, out, runs_dir, stop_after, quiet or as_json)
+    running.print_result(job, result, as_json)

@@ -1,0 +1,84 @@
+"""`fwt verify`: one checkpoint on several backends, and how far apart they are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cli import options
+
+
+def verify(
+    checkpoint: Annotated[Path, typer.Argument(help="A run, a checkpoint folder or model file.")],
+    names: Annotated[
+        str, typer.Option("--backends", help="Comma-separated; the default is all installed.")
+    ] = "all",
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    data_dir: options.DataDir = None,
+    device: options.Device = "auto",
+    memory: options.Memory = "auto",
+    as_json: options.AsJson = False,
+    debug: options.Debug = False,
+) -> None:
+    """Compare logits, answers and gradients of a checkpoint between backends.
+
+    Example: fwt verify runs/demo --backends numpy,torch,mlx --json
+    """
+    from cli.opening import opened
+    from fwcore.errors import CheckFailed
+
+    found, subject = opened(checkpoint, data_dir, None)
+    rows = compared(found, subject.split(split), names, device, memory)
+    if as_json:
+        print(json.dumps({"checkpoint": str(found.path), "split": split, "pairs": rows}))
+    else:
+        print_rows(rows)
+    failed = [" and ".join(row["backends"]) for row in rows if not row["ok"]]
+    if failed:
+        raise CheckFailed(f"verify: out of tolerance: {', '.join(failed)}")
+
+
+def compared(found: Any, split: Any, names: str, device: str, memory: str) -> list[dict[str, Any]]:
+    """The rows of `fwcore.compare.compare` for a checkpoint.
+
+    Raises:
+        ConfigError: fewer than two backends.
+    """
+    import backends
+    from cli.opening import on_backend
+    from fwcore.compare import compare
+    from fwcore.errors import ConfigError
+
+    wanted = [name.strip() for name in names.split(",")]
+    if names == "all":
+        wanted = [name for name in backends.BACKENDS if backends.installed(name)]
+    if len(set(wanted)) < 2:
+        raise ConfigError(f"--backends: expected two or more, got {names!r}; e.g. numpy,torch,mlx")
+    models = {
+        name: on_backend(name, found, "cpu" if name == "numpy" else device, memory)
+        for name in wanted
+    }
+    return compare(models, split, frozenset({"numpy"}))
+
+
+def print_rows(rows: list[dict[str, Any]]) -> None:
+    """A table of pairs and the tolerances they are held to."""
+    from fwcore.compare import GRADIENT_TOLERANCE, LOGIT_TOLERANCE
+
+    print(f"{'backends':<14} {'logits abs':>11} {'rel':>9} {'same answer':>15} {'gradients':>10}")
+    for row in rows:
+        slope = row["gradient_rel"]
+        shown = "no autodiff" if slope is None else f"{slope:.1e}"
+        same = f"{row['argmax_equal']}/{row['examples']}"
+        pair = " ".join(row["backends"])
+        print(
+            f"{pair:<14} {row['logit_abs']:>11.2e} {row['logit_rel']:>9.1e} {same:>15} "
+            f"{shown:>10}  {'ok' if row['ok'] else 'OUT OF TOLERANCE'}"
+        )
+    print(
+        f"held to: logits {LOGIT_TOLERANCE:g} of the largest, every answer equal, "
+        f"gradients {GRADIENT_TOLERANCE:g} of each parameter's largest"
+    )

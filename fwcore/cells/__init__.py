@@ -1,0 +1,52 @@
+"""The cells: every module of this folder that defines `Spec` and `PRESETS` is one, found by name.
+
+Adding a cell is adding one file here; the command line, the tests and the docs read this list.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, cast
+
+from fwcore.cells.base import Cell, CellSpec
+from fwcore.errors import ConfigError, nearest
+
+
+@cache
+def cells() -> dict[str, Cell]:
+    """All cells by kind (`fast-weights`, `rnn`, `lstm`, `gru`, ...)."""
+    names = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    modules = [importlib.import_module(f"{__name__}.{name}") for name in names]
+    found = [cast(Cell, module) for module in modules if hasattr(module, "PRESETS")]
+    return {str(cell.Spec.model_fields["kind"].default): cell for cell in found}
+
+
+def cell_of(spec: CellSpec) -> Cell:
+    """The equations that belong to a spec."""
+    return cells()[spec.kind]
+
+
+def parse_core(data: Any) -> Any:
+    """A core's spec from plain JSON data.
+
+    Raises:
+        ConfigError: for an unknown kind, key or value, with the nearest known name.
+    """
+    if not isinstance(data, Mapping):
+        return data
+    kind = data.get("kind")
+    if kind not in cells():
+        raise ConfigError(f"core.kind: unknown cell {kind!r} ({nearest(str(kind), cells())})")
+    return cells()[kind].Spec.parse(data, "core")
+
+
+def presets() -> dict[str, dict[str, Any]]:
+    """Model names of the command line -> the core's spec fields, `kind` included."""
+    return {
+        name: {"kind": kind, **fields}
+        for kind, cell in cells().items()
+        for name, fields in cell.PRESETS.items()
+    }

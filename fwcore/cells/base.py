@@ -1,0 +1,80 @@
+"""What a cell is: the contract between one file of equations and the loop that runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Protocol
+
+import pydantic
+
+from fwcore.frozen import Frozen
+from fwcore.memory import Plan
+from fwcore.ops import Array, Ops
+from fwcore.params import Param
+
+Weights = Mapping[str, Array]  # all of a model's parameters by canonical name
+PositiveInt = Annotated[int, pydantic.Field(ge=1)]
+
+
+class CellSpec(Frozen):
+    """The base of a recurrent core's options.
+
+    Attributes:
+        kind: the cell's name.
+        size: R, hidden units (count).
+    """
+
+    kind: str
+    size: PositiveInt
+
+    @property
+    def memory_reads(self) -> int:
+        """How often a time step reads the fast memory; 0 for a cell that has none."""
+        return 0
+
+
+class State(Protocol):
+    """A cell's state between two time steps: the hidden state and whatever else it carries."""
+
+    @property
+    def h(self) -> Array:
+        """Hidden state as the next step finds it, (B, R)."""
+        ...
+
+    @property
+    def output(self) -> Array:
+        """Hidden state as the head sees it, (B, R); differs from `h` only after a wipe."""
+        ...
+
+    def named(self) -> dict[str, Array]:
+        """Every array of the state by name, for tests, inspection and `start`."""
+        ...
+
+
+class Cell(Protocol):
+    """A module of `fwcore.cells`: its functions and two constants, found by file name."""
+
+    Spec: type[CellSpec]
+    # model names on the command line -> spec fields that make them, `kind` left out
+    PRESETS: dict[str, dict[str, Any]]
+
+    def parameters(self, spec: Any, inputs: int) -> list[Param]:
+        """The parameter table for I inputs; names begin with `core.`."""
+        ...
+
+    def project(self, ops: Ops, spec: Any, p: Weights, x: Array) -> Sequence[Array]:
+        """The slow input of all T steps in one product: (B, T, I) -> T arrays (B, ...)."""
+        ...
+
+    def start(
+        self, ops: Ops, spec: Any, p: Weights, batch: int, memory: Plan, given: Weights
+    ) -> Any:
+        """The state before the first step: explicit zeros, or the arrays `given` by name."""
+        ...
+
+    def step(self, ops: Ops, spec: Any, p: Weights, z: Array, state: Any, t: int) -> Any:
+        """The cell's equations: projected input z (B, ...) and state -> the next state.
+
+        `t` counts time steps from 0.
+        """
+        ...

@@ -1,0 +1,162 @@
+"""The fast-weights cell: a recurrent network whose per-sequence memory A attends to the past.
+
+    A(t)         = decay A(t-1) + rate h(t) h(t)^T                       (1)
+    h_0(t+1)     = f(W h(t) + C x(t))                                     (2)
+    h_{s+1}(t+1) = f(LN[W h(t) + C x(t) + A(t) h_s(t+1)]), s = 0..S-1     (3)
+    h(t+1)       = h_S(t+1)
+
+Source: Ba, Hinton, Mnih, Leibo, Ionescu 2016 (arXiv 1610.06258), sections 3 and 4.2; f is ReLU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, NamedTuple, Self
+
+import numpy as np
+import pydantic
+
+from fwcore import memory as memories
+from fwcore.cells.base import CellSpec, Weights
+from fwcore.cells.common import normalise
+from fwcore.memory import Memory, Plan, Rates
+from fwcore.ops import Array, Ops
+from fwcore.params import Param, constant, identity, layer_norm, uniform
+
+Step = Annotated[int, pydantic.Field(ge=0)]
+
+
+class Spec(CellSpec):
+    """Options of the fast-weights cell; the defaults are the paper's.
+
+    Attributes:
+        decay: lambda, what is left of A after a time step, in (0, 1].
+        rate: eta, how strongly a state is written, > 0.
+        inner_steps: S, reads of A within a time step; 0 reads nothing and leaves the
+            layer-normalised IRNN: h = f(LN[W h + C x]).
+        norm: where layer normalisation acts: `sum` on the whole bracket (eq. 3); `none`; `slow`
+            on b + W h + C x alone, as printed by Wayman & Mathew 2017 (reads may then blow up).
+        write: `final` stores h(t) after the step (eq. 1); `preliminary` stores h_0(t) before the
+            reads of the same step, as several public implementations do.
+        sustained: `boundary` keeps W h + C x in every inner step (eq. 3); `identity` adds the
+            identity matrix to A instead and lets the state sustain itself.
+        trained: whether decay and rate are learned, from their values here.
+        init_scale: W starts as this times the identity.
+        store: time steps after which h is written into A; None writes after every step.
+        wipe: whether h is set to zero after each write (multi-level memory).
+        integrate: time steps that use their own slow weights W_int, C_int (multi-level memory).
+    """
+
+    kind: Literal["fast-weights"] = "fast-weights"
+    decay: Annotated[float, pydantic.Field(gt=0, le=1)] = 0.95
+    rate: Annotated[float, pydantic.Field(gt=0)] = 0.5
+    inner_steps: Annotated[int, pydantic.Field(ge=0)] = 1
+    norm: Literal["sum", "none", "slow"] = "sum"
+    write: Literal["final", "preliminary"] = "final"
+    sustained: Literal["boundary", "identity"] = "boundary"
+    trained: bool = False
+    init_scale: float = 0.05
+    store: tuple[Step, ...] | None = None
+    wipe: bool = False
+    integrate: tuple[Step, ...] = ()
+
+    @property
+    def memory_reads(self) -> int:
+        """S."""
+        return self.inner_steps
+
+    @pydantic.model_validator(mode="after")
+    def _learnable(self) -> Self:
+        if self.trained and self.decay == 1:
+            raise ValueError(
+                "a trained decay is the sigmoid of a number and cannot start at 1; "
+                "give decay < 1 or trained = false"
+            )
+        return self
+
+
+PRESETS: dict[str, dict[str, Any]] = {"fast-weights": {}}
+
+
+def parameters(spec: Spec, inputs: int) -> list[Param]:
+    """W (R, R) = 0.05 I, C (R, I) uniform in +-1/sqrt(R), layer norm, and what the options add."""
+    size = spec.size
+    table = [
+        Param("core.w", (size, size), "OI", identity(spec.init_scale)),
+        Param("core.c", (size, inputs), "OI", uniform(size**-0.5)),
+    ]
+    if spec.integrate:
+        table += [
+            Param("core.w_int", (size, size), "OI", identity(spec.init_scale)),
+            Param("core.c_int", (size, inputs), "OI", uniform(size**-0.5)),
+        ]
+    if spec.norm == "slow":
+        table.append(Param("core.bias", (size,), "U", constant(0.0)))
+    if spec.norm != "none":
+        table += layer_norm("core.norm", size)
+    if spec.trained:
+        table += [
+            Param(
+                "core.decay_logit", (), "", constant(float(np.log(spec.decay / (1 - spec.decay))))
+            ),
+            Param("core.log_rate", (), "", constant(float(np.log(spec.rate)))),
+        ]
+    return table
+
+
+class FastState(NamedTuple):
+    """Hidden state, the state before a wipe, and the fast memory."""
+
+    h: Array
+    output: Array
+    memory: Memory
+
+    def named(self) -> dict[str, Array]:
+        """`h` (B, R) and, once something is stored, `A` (B, R, R)."""
+        fast = self.memory.matrix()
+        return {"h": self.h} if fast is None else {"h": self.h, "A": fast}
+
+
+def project(ops: Ops, spec: Spec, p: Weights, x: Array) -> Sequence[Array]:
+    """C x(t) for all steps, C_int x(t) at the steps that integrate: T arrays (B, R)."""
+    projected = ops.unbind(x @ p["core.c"].T, 1)
+    steps = [t for t in spec.integrate if t < len(projected)]
+    if steps:
+        inputs = ops.unbind(x, 1)
+        merged = ops.stack([inputs[t] for t in steps], 1) @ p["core.c_int"].T
+        for t, z in zip(steps, ops.unbind(merged, 1), strict=True):
+            projected[t] = z
+    return projected
+
+
+def start(ops: Ops, spec: Spec, p: Weights, batch: int, memory: Plan, given: Weights) -> FastState:
+    """h(0) = 0 and A(0) = 0, or the arrays `given` as `h` and `A`."""
+    if spec.trained:
+        rates = Rates(ops, ops.sigmoid(p["core.decay_logit"]), ops.exp(p["core.log_rate"]))
+    else:
+        rates = Rates(ops, spec.decay, spec.rate)
+    h = given["h"] if "h" in given else ops.zeros((batch, spec.size))
+    return FastState(h, h, memories.start(rates, memory, given.get("A")))
+
+
+def step(ops: Ops, spec: Spec, p: Weights, z: Array, state: FastState, t: int) -> FastState:
+    """Equations 2, 3 and 1 in this order, with the variants of `Spec`."""
+    slow = z + state.h @ p["core.w_int" if t in spec.integrate else "core.w"].T
+    if spec.norm == "slow":
+        slow = normalise(ops, p, "core.norm", slow + p["core.bias"])
+    h = ops.relu(slow)  # eq. 2
+    stores = spec.store is None or t in spec.store
+    memory = state.memory
+    if spec.write == "preliminary":
+        memory = memory.write(h) if stores else memory.skip()
+    for _ in range(spec.inner_steps):
+        bracket = memory.read(h) + (slow if spec.sustained == "boundary" else h)
+        h = ops.relu(
+            normalise(ops, p, "core.norm", bracket) if spec.norm == "sum" else bracket
+        )  # eq. 3
+    if spec.inner_steps == 0 and spec.norm == "sum":
+        h = ops.relu(normalise(ops, p, "core.norm", slow))
+    if spec.write == "final":
+        memory = memory.write(h) if stores else memory.skip()  # eq. 1
+    wiped = ops.zeros(tuple(h.shape)) if spec.wipe and stores else h
+    return FastState(wiped, h, memory)

@@ -1,0 +1,335 @@
+"""Checkpoints: the only reader and writer of their files, one format for every backend.
+
+A checkpoint is a folder of `model.safetensors` (canonical names; the run's spec in its metadata,
+so that this file alone rebuilds the model), `optimizer.safetensors` (moments under the same
+names) and `state.json`. It is written beside its place, read back, and renamed into it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydantic
+import safetensors
+import safetensors.numpy
+
+from fwcore import layouts, model, params
+from fwcore.errors import CheckpointError, ConfigError, FileError
+from fwcore.frozen import Frozen
+from fwcore.spec import FORMAT_VERSION, RunSpec
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+MODEL_FILE, OPTIMIZER_FILE, STATE_FILE = "model.safetensors", "optimizer.safetensors", "state.json"
+
+
+class Best(Frozen):
+    """The step that was best on the validation split."""
+
+    step: int
+    error_pct: float
+    loss: float
+
+    def rank(self) -> tuple[float, float]:
+        """Lower is better: the error, then the loss."""
+        return self.error_pct, self.loss
+
+
+class Progress(pydantic.BaseModel):
+    """Where a run stands; the data cursor is the step itself.
+
+    Attributes:
+        step: updates made.
+        best: the best validated step so far.
+        unreported: loss, wrong answers and gradient norm of each update that no line of metrics
+            covers yet.
+        elapsed_s: seconds of training so far, over all calls.
+        reported_s: the same at the last line of training metrics.
+    """
+
+    model_config = pydantic.ConfigDict(extra="forbid")
+
+    step: int = 0
+    best: Best | None = None
+    unreported: list[list[float]] = []
+    elapsed_s: float = 0.0
+    reported_s: float = 0.0
+
+
+class State(Frozen):
+    """The content of `state.json`."""
+
+    format_version: int
+    progress: Progress
+    spec: RunSpec
+    sha256: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint in memory.
+
+    Attributes:
+        spec: of the run it belongs to.
+        params: weights by canonical name.
+        moments: Adam's moments, or None where the file came alone.
+        progress: where the run stood.
+        path: where it was read.
+    """
+
+    spec: RunSpec
+    params: dict[str, Array]
+    moments: dict[str, Array] | None
+    progress: Progress
+    path: Path
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        FileError: it cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        sync(partial)
+        partial.replace(path)
+        sync(path.parent)
+    except OSError as error:
+        raise FileError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def write_tensors(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> str:
+    """Write arrays to a safetensors file, read them back, and return the file's SHA-256.
+
+    Arrays are made contiguous first: safetensors writes strided ones wrongly.
+
+    Raises:
+        FileError: what was read back is not what was to be written.
+    """
+    solid = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    safetensors.numpy.save_file(solid, path, metadata=dict(metadata))
+    sync(path)
+    found, _ = read_tensors(path)
+    for name, array in solid.items():
+        if found[name].tobytes() != array.tobytes() or found[name].shape != array.shape:
+            raise FileError(f"{path}: {name!r} reads back other than it was written; disk fault?")
+    return sha256(path)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
+    """Arrays and metadata of a safetensors file.
+
+    Raises:
+        CheckpointError: it is missing, truncated, or no safetensors file.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; expected a .safetensors file")
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata: dict[str, str] = file.metadata() or {}
+    except (safetensors.SafetensorError, TypeError, OSError) as error:
+        raise CheckpointError(f"{path}: {_why_unreadable(path)} ({error})") from error
+    return arrays, metadata
+
+
+def _why_unreadable(path: Path) -> str:
+    """What a file that is no readable safetensors file seems to be."""
+    with path.open("rb") as file:
+        start = file.read(8)
+    if start.startswith((b"PK", b"\x80")):
+        return "this is a pickle or zip archive, which is never loaded; expected safetensors"
+    return "not a whole safetensors file; it is truncated or damaged"
+
+
+def metadata_of(spec: RunSpec, layout: str = "fwt") -> dict[str, str]:
+    """What a model file says of itself."""
+    table = model.parameters(spec.model)
+    axes = {param.name: layouts.axes_in(param, layout) for param in table}
+    libraries = {name: version(name) for name in ("numpy", "safetensors")}
+    return {
+        "format": "mlx" if layout == "mlx" else "pt",
+        "fwt.format_version": str(FORMAT_VERSION),
+        "fwt.layout": layout,
+        "fwt.axes": json.dumps(axes, sort_keys=True),
+        "fwt.spec": json.dumps(spec.json_data(), sort_keys=True),
+        "fwt.versions": json.dumps(libraries, sort_keys=True),
+    }
+
+
+def spec_from(metadata: Mapping[str, str], path: Path) -> RunSpec:
+    """The run's spec from a model file's metadata.
+
+    Raises:
+        CheckpointError: there is none, it is not readable, or it is of a newer format.
+    """
+    if "fwt.spec" not in metadata:
+        raise CheckpointError(
+            f"{path}: the file does not say which model it is (no 'fwt.spec' in its metadata); "
+            "convert it with: fwt convert SRC DST --to fwt --spec SPEC.json"
+        )
+    check_version(metadata.get("fwt.format_version"), path)
+    try:
+        data = json.loads(metadata["fwt.spec"])
+    except ValueError as error:
+        raise CheckpointError(f"{path}: 'fwt.spec' is not JSON ({error})") from error
+    return _parse(data, path)
+
+
+def _parse(data: Any, path: Path) -> RunSpec:
+    try:
+        return RunSpec.parse(data, "spec")
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def check_version(found: Any, path: Path) -> None:
+    """Refuse a format that this version of fwt does not know.
+
+    Raises:
+        CheckpointError: the version is newer, or is no number.
+    """
+    if not str(found).isdigit():
+        raise CheckpointError(f"{path}: expected a format version, got {found!r}")
+    if int(found) > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: format_version={found} is newer than this fwt reads "
+            f"(up to {FORMAT_VERSION}); upgrade fwt"
+        )
+
+
+def write(
+    folder: Path,
+    spec: RunSpec,
+    weights: Mapping[str, Array],
+    moments: Mapping[str, Array] | None,
+    progress: Progress,
+    layout: str = "fwt",
+) -> None:
+    """Write a checkpoint folder whole or not at all, replacing one that is there.
+
+    Args:
+        weights, moments: named and ordered as `layout` has them.
+
+    Raises:
+        FileError: it cannot be written; what was there before is still there.
+    """
+    partial = folder.with_name(f".{folder.name}.partial")
+    old = folder.with_name(f".{folder.name}.old")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+        partial.mkdir(parents=True)
+        hashes = {
+            MODEL_FILE: write_tensors(partial / MODEL_FILE, weights, metadata_of(spec, layout))
+        }
+        if moments is not None:
+            labels = {"format": "pt", "fwt.layout": layout, "fwt.step": str(progress.step)}
+            hashes[OPTIMIZER_FILE] = write_tensors(partial / OPTIMIZER_FILE, moments, labels)
+        state = State(format_version=FORMAT_VERSION, progress=progress, spec=spec, sha256=hashes)
+        write_text(partial / STATE_FILE, json.dumps(state.json_data(), indent=1) + "\n")
+        sync(partial)
+        if folder.exists():
+            folder.rename(old)
+        partial.rename(folder)
+        sync(folder.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    except (OSError, safetensors.SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise FileError(f"{folder}: cannot be written: {error}") from error
+
+
+def read_progress(folder: Path) -> Progress:
+    """Where the run of a checkpoint folder stood."""
+    return _state(folder).progress
+
+
+def _state(folder: Path) -> State:
+    path = folder / STATE_FILE
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{path}: expected a JSON object, got {type(data).__name__}")
+    check_version(data.get("format_version"), path)
+    try:
+        return State.parse(data, "state")
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def _checked(folder: Path, name: str, state: State) -> tuple[dict[str, Array], dict[str, str]]:
+    """A tensor file of a checkpoint folder whose hash is the one in `state.json`."""
+    arrays, metadata = read_tensors(folder / name)
+    expected, got = state.sha256.get(name), sha256(folder / name)
+    if expected != got:
+        raise CheckpointError(
+            f"{folder / name}: expected sha256={expected} as {STATE_FILE} says, got {got}; "
+            "the file was changed or belongs to another checkpoint"
+        )
+    return arrays, metadata
+
+
+def read(path: Path) -> Checkpoint:
+    """A checkpoint from its folder, or from a model file alone.
+
+    Args:
+        path: a folder that holds `model.safetensors`, or such a file itself.
+
+    Raises:
+        CheckpointError: it is missing, damaged, of a newer format, in a framework's own layout,
+            or its weights do not fit its spec; every difference is named.
+    """
+    if path.is_dir():
+        state = _state(path)
+        arrays, metadata = _checked(path, MODEL_FILE, state)
+        spec, progress = state.spec, state.progress
+    else:
+        arrays, metadata = read_tensors(path)
+        state, spec, progress = None, spec_from(metadata, path), Progress()
+    if metadata.get("fwt.layout") != "fwt":
+        raise CheckpointError(
+            f"{path}: layout={metadata.get('fwt.layout')!r}, expected 'fwt'; "
+            f"convert it with: fwt convert {path} DST --to fwt"
+        )
+    table = model.parameters(spec.model)
+    _refuse(params.mismatches(table, arrays), path)
+    moments = None
+    if state is not None and OPTIMIZER_FILE in state.sha256:
+        moments, _ = _checked(path, OPTIMIZER_FILE, state)
+        for kind in ("m.", "v."):
+            part = {n.removeprefix(kind): a for n, a in moments.items() if n.startswith(kind)}
+            _refuse(params.mismatches(table, part), path / OPTIMIZER_FILE)
+    return Checkpoint(spec, arrays, moments, progress, path)
+
+
+def _refuse(faults: list[str], path: Path) -> None:
+    if faults:
+        raise CheckpointError(f"{path}: weights do not fit the spec: {'; '.join(faults)}")

@@ -1,0 +1,73 @@
+"""The errors a user can meet: one base class, one exit code each, one way to word them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class FwtError(Exception):
+    """Base of every error `fwt` raises on purpose.
+
+    The message is one line that says where, what was expected, what came (`name=value`)
+    and what to do. `exit_code` is what the command line returns for it.
+    """
+
+    exit_code = 1
+
+
+class CheckFailed(FwtError):
+    """A comparison ran to its end and did not hold (`fwt verify`, `fwt convert --verify`)."""
+
+    exit_code = 1
+
+
+class ConfigError(FwtError):
+    """A flag, a config key, a spec field or a folder name cannot be used as given."""
+
+    exit_code = 2
+
+
+class BackendError(FwtError):
+    """A backend, device or number type is not there on this machine."""
+
+    exit_code = 3
+
+
+class FileError(FwtError):
+    """A file that the command needs is missing, damaged or cannot be written."""
+
+    exit_code = 4
+
+
+class DataError(FileError):
+    """A dataset is missing, incomplete or not what its checksum says."""
+
+
+class CheckpointError(FileError):
+    """A checkpoint is missing, damaged, or not of the model it is loaded into."""
+
+
+class DivergedError(FwtError):
+    """The loss or a weight stopped being a finite number."""
+
+    exit_code = 5
+
+
+class Interrupted(FwtError):
+    """The run was stopped by a signal; its checkpoint was saved before this was raised.
+
+    `exit_code` is 128 + the signal's number (130 for Ctrl-C, 143 for SIGTERM).
+    """
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of an error line: the known name nearest to `name`, then all of them."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}known: {', '.join(names) if names else 'none'}"

@@ -1,0 +1,148 @@
+"""Checkpoints in the layouts of `torch.nn` and `mlx.nn`: read to canonical, written from it."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fwcore import checkpoint, layouts, model, params
+from fwcore.checkpoint import MODEL_FILE, OPTIMIZER_FILE, Checkpoint, Progress
+from fwcore.errors import CheckpointError, ConfigError, nearest
+from fwcore.runs import find_checkpoint
+from fwcore.spec import RunSpec
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+MOMENTS = ("m", "v")
+PT_SUFFIXES = (".pt", ".pth")
+
+
+Reader = Callable[[Path], dict[str, Array]]
+
+
+def load(
+    source: Path,
+    spec_file: Path | None = None,
+    layout: str | None = None,
+    read_pt: Reader | None = None,
+) -> Checkpoint:
+    """A checkpoint in any layout, in canonical names and axes.
+
+    Args:
+        source: a run, a checkpoint folder, or a `.safetensors`, `.npz` or `.pt` file.
+        spec_file: the run's `spec.json`, for a file without one in its metadata.
+        layout: `torch`, `mlx` or `fwt`, for a file that does not say it.
+        read_pt: reads a `.pt` file; it needs PyTorch, which this package does not import.
+
+    Raises:
+        CheckpointError: it is damaged, or does not fit its spec.
+        ConfigError: the file says neither spec nor layout and none was given.
+    """
+    if layout is not None:
+        _known(layout, "--from")
+    folder = source.is_dir()
+    if folder and not (source / MODEL_FILE).exists():
+        return find_checkpoint(source)
+    path = source / MODEL_FILE if folder else source
+    arrays, metadata = _read(path, read_pt)
+    layout = layout or metadata.get("fwt.layout")
+    if layout == "fwt" and folder:
+        return checkpoint.read(source)
+    if layout is None:
+        raise ConfigError(f"{source}: which layout is it? give --from torch, mlx or fwt")
+    _known(layout, str(source))
+    spec = _spec(spec_file, metadata, path)
+    table, kind = model.parameters(spec.model), spec.model.core.kind
+    found = layouts.restore(table, kind, arrays, layout)
+    _refuse(params.mismatches(table, found), path)
+    moments, progress = None, Progress()
+    if folder:
+        moments = _moments(source / OPTIMIZER_FILE, spec, layout)
+        progress = checkpoint.read_progress(source)
+    return Checkpoint(spec, found, moments, progress, source)
+
+
+def _moments(path: Path, spec: RunSpec, layout: str) -> dict[str, Array] | None:
+    """Adam's moments in canonical names; None where there is no such file."""
+    if not path.exists():
+        return None
+    arrays, _ = checkpoint.read_tensors(path)
+    table, kind = model.parameters(spec.model), spec.model.core.kind
+    result = {}
+    for moment in MOMENTS:
+        part = {
+            name.removeprefix(f"{moment}."): array
+            for name, array in arrays.items()
+            if name.startswith(f"{moment}.")
+        }
+        found = layouts.restore(table, kind, part, layout)
+        _refuse(params.mismatches(table, found), path)
+        result.update({f"{moment}.{name}": array for name, array in found.items()})
+    return result
+
+
+def save(target: Path, found: Checkpoint, layout: str) -> None:
+    """Write a checkpoint folder in a layout.
+
+    Args:
+        target: the folder; it must not exist.
+        found: in canonical names and axes.
+        layout: `torch`, `mlx` or `fwt`.
+
+    Raises:
+        ConfigError: the folder exists, or the layout is unknown.
+        FileError: it cannot be written.
+    """
+    _known(layout, "--to")
+    if target.exists():
+        raise ConfigError(f"{target}: exists; choose a folder that does not")
+    table, kind = model.parameters(found.spec.model), found.spec.model.core.kind
+    weights = layouts.export(table, kind, found.params, layout)
+    moments = None
+    if found.moments is not None:
+        moments = {}
+        for moment in MOMENTS:
+            part = {p.name: found.moments[f"{moment}.{p.name}"] for p in table}
+            native = layouts.export(table, kind, part, layout)
+            moments.update({f"{moment}.{name}": array for name, array in native.items()})
+    checkpoint.write(target, found.spec, weights, moments, found.progress, layout)
+
+
+def _known(layout: str, where: str) -> None:
+    if layout not in layouts.LAYOUTS:
+        known = nearest(layout, layouts.LAYOUTS)
+        raise ConfigError(f"{where}: unknown layout {layout!r} ({known})")
+
+
+def _spec(spec_file: Path | None, metadata: dict[str, str], path: Path) -> RunSpec:
+    if spec_file is None:
+        return checkpoint.spec_from(metadata, path)
+    try:
+        return RunSpec.parse(json.loads(spec_file.read_text(encoding="utf-8")), str(spec_file))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{spec_file}: cannot be read: {error}") from error
+
+
+def _read(path: Path, read_pt: Reader | None) -> tuple[dict[str, Array], dict[str, str]]:
+    """Arrays and metadata of a `.safetensors`, `.npz` or `.pt` file, chosen by the file's name."""
+    if path.suffix == ".npz":
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return {name: file[name] for name in file.files}, {}
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            raise CheckpointError(f"{path}: not a readable .npz file ({error})") from error
+    if path.suffix in PT_SUFFIXES:
+        if read_pt is None:
+            raise ConfigError(f"{path}: a {path.suffix} file is read with PyTorch: fwt convert")
+        return read_pt(path), {}
+    return checkpoint.read_tensors(path)
+
+
+def _refuse(faults: list[str], path: Path) -> None:
+    if faults:
+        raise CheckpointError(f"{path}: weights do not fit the spec: {'; '.join(faults)}")

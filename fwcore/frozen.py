@@ -1,0 +1,76 @@
+"""The base of every spec: frozen, strict about keys, exact in JSON, clear when wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Self
+
+import pydantic
+
+from fwcore.errors import ConfigError, nearest
+
+
+class Frozen(pydantic.BaseModel):
+    """A value object: fields cannot be changed, unknown keys are refused, NaN is no number."""
+
+    model_config = pydantic.ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, strict=False
+    )
+
+    @classmethod
+    def parse(cls, data: Mapping[str, Any], where: str) -> Self:
+        """Build from plain JSON data.
+
+        Args:
+            data: the fields by name.
+            where: what the data came from, for the error line (`"runs/x/spec.json"`).
+
+        Raises:
+            ConfigError: naming every wrong key and value, with the nearest known key.
+        """
+        try:
+            return cls.model_validate(data)
+        except pydantic.ValidationError as error:
+            raise ConfigError(f"{where}: {_explain(error, cls)}") from None
+
+    def json_data(self) -> dict[str, Any]:
+        """The fields as plain JSON data; `parse` gives back an equal object."""
+        return self.model_dump(mode="json")
+
+    def digest(self) -> str:
+        """The first 8 hex digits of the SHA-256 of the canonical JSON."""
+        return digest_of(self.json_data())
+
+
+def digest_of(data: Any) -> str:
+    """8 hex digits that name JSON data: keys sorted, no spaces, SHA-256."""
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _fields_at(cls: type[pydantic.BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    """The field names of the model that `path` (without its last part) leads to."""
+    model: Any = cls
+    for part in path:
+        field = getattr(model, "model_fields", {}).get(part)
+        model = getattr(field, "annotation", None)
+    return list(getattr(model, "model_fields", {}))
+
+
+def _explain(error: pydantic.ValidationError, cls: type[pydantic.BaseModel]) -> str:
+    """Every fault of a validation error in one line."""
+    faults = []
+    for fault in error.errors(include_url=False):
+        path = fault["loc"]
+        name = ".".join(str(part) for part in path) or cls.__name__
+        if fault["type"] == "extra_forbidden":
+            known = nearest(str(path[-1]), _fields_at(cls, path[:-1]))
+            faults.append(f"unknown key {name!r} ({known})")
+            continue
+        message = fault["msg"].removeprefix("Value error, ")
+        given = fault.get("input")
+        shown = "" if isinstance(given, dict | pydantic.BaseModel) else f", got {name}={given!r}"
+        faults.append(f"{name}: {message[:1].lower()}{message[1:]}{shown}")
+    return "; ".join(faults)

@@ -1,0 +1,143 @@
+"""Names and axis orders of weights: the canonical ones, those of `torch.nn`, those of `mlx.nn`.
+
+Canonical axis order is PyTorch's, written in each `Param.axes`; a convolution is O, I, H, W.
+MLX keeps convolutions as O, H, W, I. What is permuted is decided by these letters and by key,
+never by a shape. Cells that a framework has a layer of its own for also change names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fwcore.errors import CheckpointError
+from fwcore.params import Param
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+LAYOUTS = ("fwt", "torch", "mlx")
+
+# canonical axes -> the order in which the framework's own layers keep them, where it differs
+NATIVE_AXES: dict[str, dict[str, str]] = {
+    "fwt": {},
+    "torch": {},
+    "mlx": {"OIHW": "OHWI", "OIW": "OWI"},
+}
+
+# layout -> cell kind -> canonical name -> the name in the framework's own layer
+NATIVE_NAMES: dict[str, dict[str, dict[str, str]]] = {
+    "fwt": {},
+    "torch": {
+        kind: {"core.wx": "core.weight_ih_l0", "core.wh": "core.weight_hh_l0"}
+        for kind in ("rnn", "lstm", "gru")
+    },
+    "mlx": {
+        "rnn": {"core.wx": "core.Wxh", "core.wh": "core.Whh"},
+        "lstm": {"core.wx": "core.Wx", "core.wh": "core.Wh"},
+        "gru": {
+            "core.wx": "core.Wx",
+            "core.wh": "core.Wh",
+            "core.bias": "core.b",
+            "core.bias_n": "core.bhn",
+        },
+    },
+}
+# torch.nn's recurrent layers have two biases; only their sum acts, but for the GRU's last rows
+TORCH_BIASES = ("core.bias_ih_l0", "core.bias_hh_l0")
+
+
+def axes_in(param: Param, layout: str) -> str:
+    """The axis letters of a parameter in the order in which a layout keeps them."""
+    return NATIVE_AXES[layout].get(param.axes, param.axes)
+
+
+def _permuted(array: Array, order: str, wanted: str) -> Array:
+    """`array`, whose axes are the letters of `order`, with its axes in the order `wanted`."""
+    if order == wanted:
+        return array
+    if array.ndim != len(order):
+        return array  # the strict load names the wrong shape
+    return np.ascontiguousarray(array.transpose([order.index(axis) for axis in wanted]))
+
+
+def permute_out(param: Param, array: Array, layout: str) -> Array:
+    """A canonical array with its axes as a layout keeps them."""
+    return _permuted(array, param.axes, axes_in(param, layout))
+
+
+def permute_in(param: Param, array: Array, layout: str) -> Array:
+    """A layout's array with its axes in canonical order."""
+    return _permuted(array, axes_in(param, layout), param.axes)
+
+
+def export(
+    table: Sequence[Param], kind: str, arrays: Mapping[str, Array], layout: str
+) -> dict[str, Array]:
+    """Canonical arrays as a layout names and orders them.
+
+    Args:
+        table: the model's parameters.
+        kind: the core's kind; a cell that the framework has no layer for keeps its names.
+        arrays: by canonical name.
+        layout: `fwt`, `torch` or `mlx`.
+    """
+    names = _names(table, kind, layout)
+    result = {
+        names.get(param.name, param.name): permute_out(param, arrays[param.name], layout)
+        for param in table
+    }
+    if layout == "torch" and names:
+        _split_bias(result)
+    return result
+
+
+def restore(
+    table: Sequence[Param], kind: str, arrays: Mapping[str, Array], layout: str
+) -> dict[str, Array]:
+    """The inverse of `export`: canonical names and orders; unknown names stay as they are.
+
+    Raises:
+        CheckpointError: one of the two biases of a torch.nn layer is missing.
+    """
+    names = _names(table, kind, layout)
+    found = dict(arrays)
+    if layout == "torch" and names:
+        _join_bias(found, any(param.name == "core.bias_n" for param in table))
+    canonical = {native: name for name, native in names.items()}
+    params = {param.name: param for param in table}
+    result = {}
+    for native, array in found.items():
+        name = canonical.get(native, native)
+        result[name] = permute_in(params[name], array, layout) if name in params else array
+    return result
+
+
+def _names(table: Sequence[Param], kind: str, layout: str) -> dict[str, str]:
+    """Canonical -> native names of the core; none where the framework has no such layer."""
+    normalised = any(param.name.startswith("core.norm") for param in table)
+    return {} if normalised else NATIVE_NAMES[layout].get(kind, {})
+
+
+def _split_bias(arrays: dict[str, Array]) -> None:
+    """One bias into the two of torch.nn: all in the first, zeros (and `bias_n`) in the second."""
+    bias = arrays.pop("core.bias")
+    other = np.zeros_like(bias)
+    if "core.bias_n" in arrays:
+        last = arrays.pop("core.bias_n")
+        other[-len(last) :] = last
+    arrays.update(zip(TORCH_BIASES, (bias, other), strict=True))
+
+
+def _join_bias(arrays: dict[str, Array], keeps_last: bool) -> None:
+    """The two biases of torch.nn into one; a zero second bias leaves the first bit for bit."""
+    missing = [name for name in TORCH_BIASES if name not in arrays]
+    if missing:
+        raise CheckpointError(f"torch layout: missing {missing}; expected both of {TORCH_BIASES}")
+    bias, other = (np.array(arrays.pop(name)) for name in TORCH_BIASES)
+    if keeps_last:
+        size = len(other) // 3
+        arrays["core.bias_n"] = other[-size:].copy()
+        other[-size:] = 0
+    arrays["core.bias"] = bias + other if other.any() else bias

@@ -1,0 +1,87 @@
+"""A network from its spec: parameter table, forward pass and loss, once for all backends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from fwcore import layers
+from fwcore.cells import cell_of
+from fwcore.cells.base import Weights
+from fwcore.memory import Plan, plan
+from fwcore.ops import Array, Ops
+from fwcore.params import Param
+from fwcore.spec import ModelSpec
+
+
+def parameters(spec: ModelSpec) -> list[Param]:
+    """The parameter table: encoder, core, head."""
+    inputs = layers.encoder_outputs(spec.encoder)
+    return [
+        *layers.encoder_parameters(spec.encoder),
+        *cell_of(spec.core).parameters(spec.core, inputs),
+        *layers.head_parameters(spec.head, spec.core.size),
+    ]
+
+
+def memory_plan(spec: ModelSpec, form: str, batch: int, steps: int) -> Plan:
+    """The form that the core's fast memory takes for B sequences of T steps."""
+    return plan(form, batch, steps, spec.core.size, spec.core.memory_reads)
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Dropout masks of a batch, already divided by the fraction kept; None drops nothing.
+
+    Attributes:
+        inputs: for the encoder's outputs, (B, I), the same at every time step.
+        hidden: for the last hidden state, (B, R).
+    """
+
+    inputs: Array | None = None
+    hidden: Array | None = None
+
+
+def unroll(
+    ops: Ops,
+    spec: ModelSpec,
+    p: Weights,
+    x: Array,
+    memory: Plan,
+    given: Weights | None = None,
+    first: int = 0,
+) -> tuple[list[Array], Any]:
+    """The time loop, written once for all cells.
+
+    Args:
+        x: the core's input, (B, T, I).
+        memory: the form of the fast memory.
+        given: arrays of the start state by name; zeros where None or left out.
+        first: number of the first time step, where x continues an earlier call.
+
+    Returns:
+        The T outputs, each (B, R), and the final state.
+    """
+    cell = cell_of(spec.core)
+    state = cell.start(ops, spec.core, p, x.shape[0], memory, given or {})
+    outputs = []
+    for t, z in enumerate(cell.project(ops, spec.core, p, x)):
+        state = cell.step(ops, spec.core, p, z, state, first + t)
+        outputs.append(state.output)
+    return outputs, state
+
+
+def logits(ops: Ops, spec: ModelSpec, p: Weights, inputs: Array, masks: Masks, form: str) -> Array:
+    """Class scores of a batch: int (B, T) or (B, T, features) -> (B, classes)."""
+    x = layers.encode(ops, spec.encoder, p, inputs)
+    if masks.inputs is not None:
+        x = x * masks.inputs[:, None, :]
+    memory = memory_plan(spec, form, x.shape[0], x.shape[1])
+    outputs, _ = unroll(ops, spec, p, x, memory)
+    h = outputs[-1] if masks.hidden is None else outputs[-1] * masks.hidden
+    return layers.classify(ops, spec.head, p, h)
+
+
+def cross_entropy(ops: Ops, scores: Array, targets: Array) -> Array:
+    """-log softmax(scores)[target] in nats for each example: (B, N), int (B,) -> (B,)."""
+    return ops.logsumexp(scores) - ops.pick(scores, targets)

@@ -1,0 +1,259 @@
+"""The run folder: spec, environment, metrics, checkpoints, and who may write in it.
+
+runs/<task>/<model>-R<size>-<hash>-s<seed>-<backend>/
+spec.json  run.json  metrics.jsonl  best  last  DONE  checkpoints/step-00000100/
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import filelock
+import numpy as np
+
+from fwcore import checkpoint
+from fwcore.checkpoint import Checkpoint, Progress
+from fwcore.errors import CheckpointError, ConfigError, DivergedError, FileError
+from fwcore.spec import RunSpec
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+STEP_NAME = re.compile(r"step-\d{8}")
+
+
+class Weighted(Protocol):
+    """What a run folder asks of a model."""
+
+    def parameters(self) -> dict[str, Array]:
+        """See `fwcore.train.Trainable`."""
+        ...
+
+    def load_parameters(self, params: Mapping[str, Array]) -> None:
+        """See `fwcore.train.Trainable`."""
+        ...
+
+    def optimizer_state(self) -> dict[str, Array]:
+        """See `fwcore.train.Trainable`."""
+        ...
+
+    def load_optimizer_state(self, moments: Mapping[str, Array], step: int) -> None:
+        """See `fwcore.train.Trainable`."""
+        ...
+
+
+def default_path(root: Path, spec: RunSpec, name: str, backend: str) -> Path:
+    """Where a run goes unless told otherwise.
+
+    Args:
+        root: the folder of all runs (`runs`).
+        spec: the run.
+        name: the model's name, e.g. `fast-weights`.
+        backend: that starts it. It is part of the name so that one spec may be run on both.
+    """
+    size, seed = spec.model.core.size, spec.train.seed
+    task = str(spec.task["kind"])
+    return root / task / f"{name}-R{size}-{spec.run_digest()}-s{seed}-{backend}"
+
+
+class RunFolder:
+    """A run on the disk. One process at a time may write in it; use it as a context manager."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = filelock.FileLock(path / ".lock")
+
+    @classmethod
+    def create(cls, path: Path, spec: RunSpec) -> Self:
+        """A new run in a folder that is not there yet, or is empty.
+
+        Raises:
+            ConfigError: the folder holds something.
+            FileError: it cannot be written.
+        """
+        try:
+            if path.exists() and (not path.is_dir() or any(path.iterdir())):
+                raise ConfigError(
+                    f"out: {path} exists; go on with: fwt train --resume {path}, "
+                    "or choose another folder with --out"
+                )
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise FileError(f"out: {path} cannot be written: {error.strerror}") from error
+        folder = cls(path)
+        folder.write_json("spec.json", spec.json_data())
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """A run that is there.
+
+        Raises:
+            ConfigError: there is no run in the folder.
+        """
+        if not (path / "spec.json").is_file():
+            raise ConfigError(f"resume: no run in {path}; expected a folder with spec.json")
+        return cls(path)
+
+    def __enter__(self) -> Self:
+        try:
+            self._lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise ConfigError(
+                f"out: {self.path} is in use by another process; wait for it or use another folder"
+            ) from None
+        except OSError as error:
+            raise FileError(f"out: {self.path} cannot be written: {error.strerror}") from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def read_spec(self) -> RunSpec:
+        """The run's spec.
+
+        Raises:
+            CheckpointError: `spec.json` is damaged or of a newer format.
+        """
+        path = self.path / "spec.json"
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            checkpoint.check_version(data.get("format_version"), path)
+            return RunSpec.parse(data, str(path))
+        except (OSError, ValueError, AttributeError, ConfigError) as error:
+            raise CheckpointError(f"{path}: cannot be read: {error}") from error
+
+    def write_json(self, name: str, data: Any) -> None:
+        """Write a JSON file of the run, whole or not at all."""
+        checkpoint.write_text(self.path / name, json.dumps(data, indent=1) + "\n")
+
+    def append_metrics(self, line: Mapping[str, Any]) -> None:
+        """Add one line to `metrics.jsonl`.
+
+        Raises:
+            FileError: it cannot be written.
+        """
+        try:
+            with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise FileError(f"{file.name}: cannot be written: {error.strerror}") from error
+
+    def drop_metrics_after(self, step: int) -> None:
+        """Drop the lines of steps that the checkpoint at `step` has not made yet."""
+        path = self.path / "metrics.jsonl"
+        if not path.exists():
+            return
+        kept = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line)
+            except ValueError:
+                break  # a line half written when the process died: nothing good follows it
+        checkpoint.write_text(path, "".join(f"{line}\n" for line in kept))
+
+    def _pointed(self, name: str) -> Path | None:
+        """The checkpoint that a pointer file names; None if there is no such pointer."""
+        path = self.path / name
+        if not path.is_file():
+            return None
+        target = path.read_text(encoding="utf-8").strip()
+        if not STEP_NAME.fullmatch(target):
+            raise CheckpointError(f"{path}: expected a name like step-00000100, got {target!r}")
+        return self.path / "checkpoints" / target
+
+    def latest(self) -> Path | None:
+        """The last checkpoint."""
+        return self._pointed("last")
+
+    def best(self) -> Path | None:
+        """The checkpoint that was best on the validation split."""
+        return self._pointed("best")
+
+    def latest_step(self) -> int | None:
+        """The step of the last checkpoint."""
+        path = self.latest()
+        return None if path is None else int(path.name.removeprefix("step-"))
+
+    def save(self, model: Weighted, spec: RunSpec, progress: Progress) -> None:
+        """A checkpoint of this step, then the pointers, then older ones are removed.
+
+        Raises:
+            DivergedError: a weight is not finite; nothing is written.
+            FileError: it cannot be written; the last checkpoint is as it was.
+        """
+        weights, moments = model.parameters(), model.optimizer_state()
+        if not all(np.isfinite(array).all() for array in weights.values()):
+            raise DivergedError(
+                f"train: a weight is not finite at step {progress.step}; the last good checkpoint "
+                f"is {self.latest()}; try a smaller --lr or --clip 1"
+            )
+        name = f"step-{progress.step:08d}"
+        folder = self.path / "checkpoints" / name
+        checkpoint.write(folder, spec, weights, moments, progress)
+        checkpoint.write_text(self.path / "last", f"{name}\n")
+        if progress.best is not None and progress.best.step == progress.step:
+            checkpoint.write_text(self.path / "best", f"{name}\n")
+        self._prune(spec.report.keep)
+
+    def _prune(self, keep: int) -> None:
+        """Remove checkpoints but the latest `keep`, the best and the last."""
+        found = sorted(
+            path for path in (self.path / "checkpoints").iterdir() if STEP_NAME.fullmatch(path.name)
+        )
+        needed = {self.best(), self.latest(), *found[-keep:]}
+        for path in found:
+            if path not in needed:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def restore(self, model: Weighted) -> Progress:
+        """Put the last checkpoint into a model that has begun training; a new run starts at 0."""
+        path = self.latest()
+        if path is None:
+            return Progress()
+        found = checkpoint.read(path)
+        if found.moments is None:
+            raise CheckpointError(f"{path}: no optimizer state; it cannot be resumed")
+        model.load_parameters(found.params)
+        model.load_optimizer_state(found.moments, found.progress.step)
+        self.drop_metrics_after(found.progress.step)
+        return found.progress.model_copy(deep=True)
+
+    def load_best(self) -> Checkpoint:
+        """The checkpoint that was best on the validation split.
+
+        Raises:
+            CheckpointError: no step was validated yet, or it is damaged.
+        """
+        path = self.best()
+        if path is None:
+            raise CheckpointError(f"{self.path}: no best checkpoint; no step was validated yet")
+        return checkpoint.read(path)
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """Mark the run as done with its final result."""
+        self.write_json("DONE", dict(result))
+
+
+def find_checkpoint(path: Path) -> Checkpoint:
+    """A checkpoint from whatever a user may name: a run, a checkpoint folder or a model file.
+
+    A run folder gives its best checkpoint, or the last if none was validated yet.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such file or folder; expected a run or a checkpoint")
+    if path.is_dir() and not (path / checkpoint.MODEL_FILE).exists():
+        folder = RunFolder(path)
+        target = folder.best() or folder.latest()
+        if target is None:
+            raise CheckpointError(f"{path}: neither a checkpoint nor a run with one")
+        path = target
+    return checkpoint.read(path)

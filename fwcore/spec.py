@@ -1,0 +1,138 @@
+"""What a run is, as data: the model, its training, the task, and when to report.
+
+Every default of the product stands here (or in a cell's `Spec`) and nowhere else.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+import pydantic
+from pydantic import Field, JsonValue
+
+from fwcore.cells import parse_core
+from fwcore.cells.base import CellSpec, PositiveInt
+from fwcore.frozen import Frozen, digest_of
+from fwcore.layers import EncoderSpec, HeadSpec
+
+FORMAT_VERSION = 1  # of spec.json and of checkpoints; a newer one is refused by name
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class ModelSpec(Frozen):
+    """A network: encoder, recurrent core, head. It names no framework.
+
+    Attributes:
+        encoder: from the task's input to the core's, see `fwcore.layers`.
+        core: the recurrent core, see `fwcore.cells`.
+        head: from the last hidden state to class scores, see `fwcore.layers`.
+    """
+
+    encoder: EncoderSpec
+    core: Annotated[pydantic.SerializeAsAny[CellSpec], pydantic.BeforeValidator(parse_core)]
+    head: HeadSpec
+
+
+class TrainSpec(Frozen):
+    """How a model is trained. Adam with decoupled weight decay, all of its constants pinned.
+
+    Attributes:
+        optimizer: `adam`: Kingma & Ba 2015 with bias correction, epsilon outside the root.
+        lr: learning rate, at its highest.
+        schedule: `constant`, or `cosine` from lr to 0 over the whole run.
+        beta1, beta2, epsilon: Adam's constants.
+        weight_decay: decoupled (Loshchilov & Hutter 2019): before each update a matrix shrinks
+            by the factor 1 - lr * weight_decay; biases, gains and scalars do not.
+        batch_size: examples an update. The examples left over at an epoch's end are dropped
+            (others each epoch), so that every batch has one shape.
+        epochs: passes over the training split; None if `steps` is given.
+        steps: updates; None if `epochs` is given.
+        clip: gradients whose global norm is larger are scaled down to it; 0 never clips.
+        dropout: fraction of the encoder's outputs set to zero, one mask a sequence
+            (variational dropout, Gal & Ghahramani 2016).
+        head_dropout: the same for the hidden state that enters the head.
+        seed: seed of weights, batch order and dropout masks; 0 is a seed like every other.
+        dtype: number type of the computation. Parameters and moments are kept in float32
+            (float64 with `float64`).
+        precision: `highest` multiplies float32 matrices in float32; `tf32` allows TF32.
+    """
+
+    optimizer: Literal["adam"] = "adam"
+    lr: Positive = 1e-3
+    schedule: Literal["constant", "cosine"] = "constant"
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
+    epsilon: Positive = 1e-8
+    weight_decay: NonNegative = 0.0
+    batch_size: PositiveInt = 128
+    epochs: Positive | None = None
+    steps: PositiveInt | None = None
+    clip: NonNegative = 0.0
+    dropout: Fraction = 0.0
+    head_dropout: Fraction = 0.0
+    seed: int = 0
+    dtype: Literal["float32", "float64", "bfloat16"] = "float32"
+    precision: Literal["highest", "tf32"] = "highest"
+
+    @pydantic.model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError(
+                f"give exactly one of epochs and steps, got epochs={self.epochs}, "
+                f"steps={self.steps}"
+            )
+        return self
+
+    def total_steps(self, examples: int) -> int:
+        """Updates of the whole run over a training split of that many examples."""
+        if self.steps is not None:
+            return self.steps
+        return max(1, round(float(self.epochs or 0) * (examples // self.batch_size)))
+
+
+class ReportSpec(Frozen):
+    """When a run reports and saves; it does not change what is learned.
+
+    Attributes:
+        log_every: updates between two lines of training metrics.
+        eval_every: updates between two evaluations on the validation split; 0: once an epoch.
+        save_every: updates between two checkpoints; 0: at every evaluation.
+        keep: how many of the latest checkpoints are kept, beside the best one.
+    """
+
+    log_every: PositiveInt = 100
+    eval_every: Count = 0
+    save_every: Count = 0
+    keep: PositiveInt = 2
+
+
+class RunSpec(Frozen):
+    """All of a run: two equal specs on one backend and device give equal runs.
+
+    Attributes:
+        format_version: of this file's layout.
+        recipe: the recipe the spec began from, "" for none; a name only.
+        task: the task's options, `kind` first among them; the task's module checks them.
+        model, train, report: see their classes.
+    """
+
+    format_version: Literal[1] = 1
+    recipe: str = ""
+    task: dict[str, JsonValue]
+    model: ModelSpec
+    train: TrainSpec
+    report: ReportSpec = ReportSpec()
+
+    def run_digest(self) -> str:
+        """8 hex digits that name what is learned: task, model and training without the seed."""
+        return digest_of(self.identity() | {"seed": None})
+
+    def identity(self) -> dict[str, Any]:
+        """What must agree for a run to be resumed: everything but the name and the reports."""
+        data = self.json_data()
+        seed = data["train"].pop("seed")
+        return {key: data[key] for key in ("task", "model", "train")} | {"seed": seed}

@@ -1,0 +1,49 @@
+"""The tasks: a lazy registry from a task's name to its module. No framework is imported here."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fwcore.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from tasks.base import Task, TaskSpec
+
+# name -> module; each module has `Spec` (a TaskSpec) and `load(spec, data_dir) -> Task`
+TASKS: dict[str, str] = {
+    "retrieval": "tasks.retrieval",
+    "mnist-glimpse": "tasks.mnist_glimpse",
+}
+
+
+def _module(kind: object, where: str) -> Any:
+    if not isinstance(kind, str) or kind not in TASKS:
+        raise ConfigError(f"{where}: unknown task {kind!r} ({nearest(str(kind), TASKS)})")
+    return importlib.import_module(TASKS[kind])
+
+
+def parse(data: Mapping[str, Any], where: str = "task") -> TaskSpec:
+    """A task's options from plain JSON data; `data["kind"]` names the task.
+
+    Raises:
+        ConfigError: for an unknown task, key or value.
+    """
+    spec: TaskSpec = _module(data.get("kind"), where).Spec.parse(data, where)
+    return spec
+
+
+def load(spec: TaskSpec, data_dir: Path | None = None) -> Task:
+    """The task with its data at hand.
+
+    Args:
+        spec: the task's options.
+        data_dir: where the dataset's files lie; None looks in the cache and downloads.
+
+    Raises:
+        DataError: the data is missing, damaged or cannot be had.
+    """
+    task: Task = _module(spec.kind, "task").load(spec, data_dir)
+    return task

@@ -1,0 +1,222 @@
+"""Task 2, glimpses of digits: an image is seen as a sequence of 7x7 views and then named."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import field_validator
+
+from fwcore.errors import ConfigError, DataError, nearest
+from tasks.base import Control, Shape, Split, TaskSpec, check_split
+from tasks.datasets import AUTO, FULL, NAMES, Images, images
+from tasks.glimpses import FEATURES, IMAGE, POLICIES, assemble, cut, policy_named
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+SHADES = " .:-=+*#%@"  # from black to white
+
+# Ba et al. 2016, table 2: test error on MNIST in percent, by R
+PUBLISHED: dict[str, dict[int, float]] = {
+    "irnn": {50: 12.95, 100: 1.95, 200: 1.42},
+    "lstm": {50: 12.0, 100: 1.55, 200: 1.10},
+    "convnet": {50: 1.81, 100: 1.00, 200: 0.90},
+    "fast-weights": {50: 7.21, 100: 1.30, 200: 0.85},
+}
+
+
+class Spec(TaskSpec):
+    """Options of the glimpse task (Ba et al. 2016, section 4.2).
+
+    Attributes:
+        policy: which glimpses in which order, a name in `tasks.glimpses.POLICIES`.
+        dataset: a name in `tasks.datasets.NAMES`; `auto` is the full MNIST where it can be had,
+            else the bundled subset.
+    """
+
+    kind: Literal["mnist-glimpse"] = "mnist-glimpse"
+    policy: str = "multi-level"
+    dataset: str = AUTO
+
+    @field_validator("policy")
+    @classmethod
+    def _policy_exists(cls, policy: str) -> str:
+        if policy not in POLICIES:
+            raise ValueError(f"unknown policy ({nearest(policy, POLICIES)})")
+        return policy
+
+    @field_validator("dataset")
+    @classmethod
+    def _dataset_exists(cls, dataset: str) -> str:
+        if dataset not in NAMES:
+            raise ValueError(f"unknown dataset ({nearest(dataset, NAMES)})")
+        return dataset
+
+
+class MnistGlimpse:
+    """The glimpse task; the glimpses of a split are cut when first asked for, and kept.
+
+    The last images of the training file (10,000, of the subset 1,000) are the validation split.
+    """
+
+    def __init__(self, spec: Spec, data: Images) -> None:
+        """Wrap the data.
+
+        Args:
+            spec: the options; `dataset` must be the real name of the data.
+            data: the images.
+
+        Raises:
+            DataError: there are too few training images to hold some out.
+        """
+        self.spec = spec
+        self._data = data
+        self._policy = policy_named(spec.policy)
+        self._splits: dict[str, Split] = {}
+        self._trained = len(data.train_images) - data.source.validation
+        if self._trained < 1:
+            raise DataError(
+                f"dataset {spec.dataset!r}: expected more than {data.source.validation} training "
+                f"images, which are held out for validation, got count={len(data.train_images)}"
+            )
+        self.shape = Shape(
+            steps=len(self._policy.glimpses),
+            symbols=0,
+            features=FEATURES,
+            classes=len(data.source.classes),
+        )
+
+    @property
+    def dataset(self) -> str:
+        """The name of the data that is really used, never `auto`."""
+        return self.spec.dataset
+
+    @property
+    def chance_error(self) -> float:
+        """Test error in percent of guessing one of equally frequent classes."""
+        return 100.0 * (1.0 - 1.0 / self.shape.classes)
+
+    @property
+    def control(self) -> Control | None:
+        """The control signal of the policy, where it has levels."""
+        return self._policy.control
+
+    @property
+    def published(self) -> dict[str, dict[int, float]]:
+        """Ba et al. 2016, table 2 (percent): model -> R -> error; empty unless on full MNIST."""
+        if self.dataset != FULL:
+            return {}
+        return {model: dict(errors) for model, errors in PUBLISHED.items()}
+
+    @property
+    def data_bytes(self) -> int:
+        """Bytes of the glimpses of all images."""
+        images = len(self._data.train_images) + len(self._data.test_images)
+        return 4 * images * self.shape.steps * self.shape.features
+
+    def split(self, name: str) -> Split:
+        """The glimpses of `train`, `val` or `test`: inputs (N, T, 49) float32 in [0, 1].
+
+        Raises:
+            ConfigError: for another name.
+        """
+        check_split(name)
+        if name not in self._splits:
+            pixels, labels = self._pictures(name)
+            self._splits[name] = Split(cut(pixels, self._policy), labels)
+        return self._splits[name]
+
+    def _pictures(self, name: str) -> tuple[Array, Array]:
+        """The images (N, 28, 28) and labels (N,) of a split."""
+        if name == "test":
+            return self._data.test_images, self._data.test_labels
+        part = slice(None, self._trained) if name == "train" else slice(self._trained, None)
+        return self._data.train_images[part], self._data.train_labels[part]
+
+    def render(self, inputs: Array, target: int | None = None) -> str:
+        """The image behind glimpses (T, 49) as 28 lines of shades; a last line names the class."""
+        image = assemble(inputs, self._policy)
+        levels = np.rint(image * (len(SHADES) - 1)).astype(np.int64)
+        lines = ["".join(SHADES[level] for level in row) for row in levels]
+        if target is not None:
+            lines.append(f"-> {self._data.source.classes[int(target)]}")
+        return "\n".join(lines)
+
+    def parse(self, text: str) -> Array:
+        """The glimpses (T, 49) float32 of an image file.
+
+        Args:
+            text: path of a 28x28 image, light on a dark ground as in MNIST: a .npy array of uint8,
+                or of floats in [0, 1], or an 8-bit grey .png (which needs Pillow).
+
+        Raises:
+            ConfigError: the path ends otherwise, or Pillow is not there for a .png.
+            DataError: the file is missing, damaged or no such image.
+        """
+        path = Path(text.strip()).expanduser()
+        readers = {".npy": _read_npy, ".png": _read_png}
+        if path.suffix.lower() not in readers:
+            raise ConfigError(
+                f"input {text!r}: expected the path of a 28x28 image that ends in .npy or .png, "
+                f"got suffix={path.suffix!r}"
+            )
+        picture = readers[path.suffix.lower()](path)
+        if picture.shape != (IMAGE, IMAGE):
+            raise DataError(
+                f"{path}: expected one grey image of shape ({IMAGE}, {IMAGE}), got "
+                f"shape={picture.shape}; scale it to {IMAGE}x{IMAGE} pixels"
+            )
+        try:
+            return np.asarray(cut(picture[None], self._policy)[0])
+        except ConfigError as error:
+            raise DataError(f"{path}: {error}") from error
+
+
+def _read_npy(path: Path) -> Array:
+    try:
+        with path.open("rb") as file:
+            return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(
+            f"{path}: expected a .npy file of numbers, got {type(error).__name__}: {error}; "
+            "write one with numpy.save"
+        ) from error
+
+
+def _read_png(path: Path) -> Array:
+    try:
+        pillow: Any = importlib.import_module("PIL.Image")
+    except ImportError as error:
+        raise ConfigError(
+            f"input {str(path)!r}: reading a .png needs Pillow, which is not installed; "
+            "install it (pip install pillow) or give a .npy array"
+        ) from error
+    try:
+        with pillow.open(path, formats=("PNG",)) as picture:
+            mode, pixels = picture.mode, np.asarray(picture)
+    # SyntaxError is Pillow's for a broken .png
+    except (OSError, ValueError, SyntaxError, pillow.DecompressionBombError) as error:
+        raise DataError(
+            f"{path}: expected a .png image, got {type(error).__name__}: {error}"
+        ) from error
+    if mode != "L":
+        raise DataError(
+            f"{path}: expected an 8-bit grey .png (mode L), got mode={mode}; convert it to grey"
+        )
+    return pixels
+
+
+def load(spec: Spec, data_dir: Path | None = None) -> MnistGlimpse:
+    """The glimpse task with its images read.
+
+    Args:
+        spec: the options; in the task's own spec `auto` is replaced by the name of what was had.
+        data_dir: the folder of the IDX files; None looks in the cache and downloads.
+
+    Raises:
+        DataError: the images are missing, damaged or cannot be had.
+    """
+    data = images(spec.dataset, data_dir)
+    return MnistGlimpse(spec.model_copy(update={"dataset": data.source.name}), data)

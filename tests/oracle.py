@@ -1,0 +1,502 @@
+"""The independent oracle of the test-suite: the paper's equations as scalar loops in float64.
+
+Written from the papers alone; it shares no code with the package under test. NumPy only holds
+the arrays that go in and come out: every sum is an explicit loop over Python floats.
+
+Letters: B batch, T time, I input, R hidden, S inner steps, E embedding, K classes. Equation
+numbers (1) to (4) are those of Ba, Hinton, Mnih, Leibo, Ionescu 2016 as design/paper.md gives
+them; [N] is Ba, Kiros, Hinton 2016 (layer normalization). Steps count from 0: step t reads
+x[:, t] and yields hs[:, t]. Parameters are a mapping of name to float64 array, only read.
+"""
+
+import math
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Literal, TypeAlias, cast
+
+import numpy as np
+import numpy.typing as npt
+
+Array: TypeAlias = npt.NDArray[np.float64]
+Params: TypeAlias = Mapping[str, Array]
+States: TypeAlias = dict[str, Array]
+Core: TypeAlias = Callable[[Params, Array], tuple[Array, States]]
+Vec: TypeAlias = list[float]
+Mat: TypeAlias = list[Vec]
+
+EPS = 1e-5
+
+
+# --- arrays in, Python floats out ---------------------------------------------------------
+
+
+def _vec(a: npt.ArrayLike, *shape: int) -> Vec:
+    """The one-dimensional `a` as a list of floats; `shape`, where given, is what it must be."""
+    array = np.asarray(a, dtype=np.float64)
+    if array.ndim != 1 or (shape and array.shape != shape):
+        raise ValueError(f"a vector of shape {shape or '(N,)'} was expected, got {array.shape}")
+    return cast(Vec, array.tolist())
+
+
+def _mat(a: npt.ArrayLike, *shape: int) -> Mat:
+    """The two-dimensional `a` as a list of rows; `shape`, where given, is what it must be."""
+    array = np.asarray(a, dtype=np.float64)
+    if array.ndim != 2 or (shape and array.shape != shape):
+        raise ValueError(f"a matrix of shape {shape or '(M, N)'} was expected, got {array.shape}")
+    return cast(Mat, array.tolist())
+
+
+def _choice(what: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Refuse a misspelt option: an oracle must not fall through to some other model."""
+    if value not in allowed:
+        raise ValueError(f"{what} must be one of {', '.join(allowed)}, got {value!r}")
+
+
+def _steps(what: str, steps: Collection[int], count: int) -> set[int]:
+    """`steps` as a set, each of them one of 0..count-1."""
+    for t in steps:
+        if not 0 <= t < count:
+            raise ValueError(f"{what} step {t} is not one of the steps 0..{count - 1}")
+    return set(steps)
+
+
+def _sequences(x: Array) -> tuple[int, int, int]:
+    """(B, T, I) of a batch of sequences."""
+    if x.ndim != 3:
+        raise ValueError(f"x must have the shape (B, T, I), got {x.shape}")
+    return x.shape[0], x.shape[1], x.shape[2]
+
+
+# --- scalar and vector arithmetic ---------------------------------------------------------
+
+
+def _relu(v: float) -> float:
+    """max(v, 0); a NaN stays a NaN."""
+    return 0.0 if v <= 0.0 else v
+
+
+def _sigmoid(v: float) -> float:
+    """1 / (1 + exp(-v)), without overflow for large negative v."""
+    if v >= 0.0:
+        return 1.0 / (1.0 + math.exp(-v))
+    e = math.exp(v)
+    return e / (1.0 + e)
+
+
+def _matvec(m: Mat, v: Vec) -> Vec:
+    """M (M, N) times v (N,) -> (M,)."""
+    out = [0.0] * len(m)
+    for i in range(len(m)):
+        if len(m[i]) != len(v):
+            raise ValueError(f"a row of {len(m[i])} numbers cannot meet {len(v)} numbers")
+        total = 0.0
+        for j in range(len(v)):
+            total += m[i][j] * v[j]
+        out[i] = total
+    return out
+
+
+def _add(*vs: Vec) -> Vec:
+    """The elementwise sum of vectors (N,) -> (N,)."""
+    out = [0.0] * len(vs[0])
+    for v in vs:
+        if len(v) != len(out):
+            raise ValueError(f"{len(v)} numbers cannot be added to {len(out)} numbers")
+        for i in range(len(v)):
+            out[i] += v[i]
+    return out
+
+
+def _layer_norm(v: Vec, gain: Vec, bias: Vec, eps: float = EPS) -> Vec:
+    """[N] of one vector (N,): (v - mean) / sqrt(variance + eps) * gain + bias, biased variance."""
+    n = len(v)
+    if len(gain) != n or len(bias) != n:
+        raise ValueError(f"LN over {n} numbers has {len(gain)} gains and {len(bias)} biases")
+    total = 0.0
+    for i in range(n):
+        total += v[i]
+    mean = total / n
+    squares = 0.0
+    for i in range(n):
+        squares += (v[i] - mean) * (v[i] - mean)
+    root = math.sqrt(squares / n + eps)
+    return [gain[i] * ((v[i] - mean) / root) + bias[i] for i in range(n)]
+
+
+def _norm_of(p: Params, name: str, size: int) -> Callable[[Vec], Vec]:
+    """The layer normalization whose parameters are `name`.weight and `name`.bias, both (size,)."""
+    gain, bias = _vec(p[name + ".weight"], size), _vec(p[name + ".bias"], size)
+    return lambda v: _layer_norm(v, gain, bias)
+
+
+# --- layers -------------------------------------------------------------------------------
+
+
+def layer_norm(v: Array, gain: Array, bias: Array, eps: float = EPS) -> Array:
+    """[N] over the last axis. v (..., N), gain (N,), bias (N,) -> (..., N)."""
+    g, b = _vec(gain), _vec(bias)
+    rows = [_layer_norm(row, g, b, eps) for row in _mat(v.reshape(-1, v.shape[-1]))]
+    return np.array(rows, dtype=np.float64).reshape(v.shape)
+
+
+def relu(v: Array) -> Array:
+    """max(v, 0) of every element. v (...) -> (...)."""
+    flat = [_relu(e) for e in _vec(v.reshape(-1))]
+    return np.array(flat, dtype=np.float64).reshape(v.shape)
+
+
+def linear(weight: Array, bias: Array | None, x: Array) -> Array:
+    """W x + b over the last axis. weight (O, I), bias (O,) or None, x (..., I) -> (..., O)."""
+    w = _mat(weight)
+    b = [0.0] * len(w) if bias is None else _vec(bias, len(w))
+    rows = [_add(_matvec(w, row), b) for row in _mat(x.reshape(-1, x.shape[-1]))]
+    return np.array(rows, dtype=np.float64).reshape(*x.shape[:-1], len(w))
+
+
+def embedding(weight: Array, ids: npt.NDArray[Any]) -> Array:
+    """Row ids[...] of the table. weight (symbols, E), ids integers (...) -> (..., E)."""
+    table = _mat(weight)
+    rows: Mat = []
+    for i in ids.reshape(-1).tolist():
+        if not isinstance(i, int) or not 0 <= i < len(table):
+            raise ValueError(f"id {i!r} is not one of the symbols 0..{len(table) - 1}")
+        rows.append(table[i])
+    return np.array(rows, dtype=np.float64).reshape(*ids.shape, weight.shape[1])
+
+
+def log_softmax(logits: Array) -> Array:
+    """logits_k - log sum_j exp(logits_j) over the last axis. logits (..., K) -> (..., K)."""
+    rows: Mat = []
+    for row in _mat(logits.reshape(-1, logits.shape[-1])):
+        top = max(row)
+        total = 0.0
+        for e in row:
+            total += math.exp(e - top)
+        rows.append([e - top - math.log(total) for e in row])
+    return np.array(rows, dtype=np.float64).reshape(logits.shape)
+
+
+def cross_entropy(logits: Array, targets: npt.NDArray[Any]) -> float:
+    """Mean of -log p(target), natural logarithm. logits (B, K), targets integers (B,)."""
+    rows = _mat(log_softmax(logits))
+    classes = targets.tolist()
+    if targets.shape != (len(rows),):
+        raise ValueError(f"targets must have the shape ({len(rows)},), got {targets.shape}")
+    total = 0.0
+    for b in range(len(rows)):
+        k = classes[b]
+        if not isinstance(k, int) or not 0 <= k < len(rows[b]):
+            raise ValueError(f"target {k!r} is not one of the classes 0..{len(rows[b]) - 1}")
+        total -= rows[b][k]
+    return total / len(rows)
+
+
+# --- recurrent cores ----------------------------------------------------------------------
+
+
+def _decay_and_write(a: Mat, decay: float, rate: float, h: Vec | None) -> Mat:
+    """Equation (1): decay * A + rate * h h^T; only the decay when h is None. a (R, R), h (R,)."""
+    size = len(a)
+    out = [[0.0] * size for _ in range(size)]
+    for i in range(size):
+        for j in range(size):
+            out[i][j] = decay * a[i][j]
+            if h is not None:
+                out[i][j] += rate * h[i] * h[j]
+    return out
+
+
+def fast_weights(
+    p: Params,
+    x: Array,
+    *,
+    inner_steps: int,
+    decay: float,
+    rate: float,
+    norm: Literal["sum", "none", "slow"],
+    write: Literal["final", "preliminary"],
+    sustained: Literal["boundary", "identity"],
+    store: Collection[int] | None = None,
+    wipe: bool = False,
+    integrate: Collection[int] = (),
+) -> tuple[Array, States]:
+    """The fast-weights cell, equations (1) to (3), A as a matrix. x (B, T, I).
+
+    Parameters: core.w (R, R), core.c (R, I); core.norm.weight and core.norm.bias (R,) for norm
+    'sum' and 'slow'; core.bias (R,) for norm 'slow'; core.w_int (R, R) and core.c_int (R, I) if
+    `integrate` is not empty. h(0) = 0, A(0) = 0; f is ReLU.
+
+    (2) pre = W h + C x, with W_int and C_int at the steps of `integrate`. norm 'slow' then
+        puts LN[bias + pre] in its place. h_0 = f(pre).
+    (3) h_{s+1} = f(pre + A h_s), s = 0..S-1, with LN around the sum for norm 'sum'; sustained
+        'identity' puts h_s in the place of pre, i.e. f((A + I) h_s). With S = 0 nothing is
+        read: h = f(pre), for norm 'sum' f(LN[pre]).
+    (1) A = decay * A + rate * u u^T, at steps outside `store` (None: every step is stored) only
+        A = decay * A. write 'final': u = h, after the step; 'preliminary': u = h_0 = f(pre),
+        before the inner loop of the same step, and nothing after it (without LN, for S = 0 too).
+    wipe: h is zero after every stored step, once it is written; hs holds it before the wipe.
+
+    Returns hs (B, T, R) and {'h': (B, R), 'A': (B, R, R)}, h after the wipe.
+    """
+    _choice("norm", norm, ("sum", "none", "slow"))
+    _choice("write", write, ("final", "preliminary"))
+    _choice("sustained", sustained, ("boundary", "identity"))
+    if inner_steps < 0:
+        raise ValueError(f"inner_steps must not be negative, got {inner_steps}")
+    batch, time, inputs = _sequences(x)
+    size = p["core.w"].shape[0]
+    stored = _steps("store", range(time) if store is None else store, time)
+    integrated = _steps("integrate", integrate, time)
+    slow = (_mat(p["core.w"], size, size), _mat(p["core.c"], size, inputs))
+    merging = slow
+    if integrated:
+        merging = (_mat(p["core.w_int"], size, size), _mat(p["core.c_int"], size, inputs))
+    bias = _vec(p["core.bias"], size) if norm == "slow" else []
+    ln = _norm_of(p, "core.norm", size) if norm != "none" else None
+
+    hs = np.zeros((batch, time, size))
+    final = {"h": np.zeros((batch, size)), "A": np.zeros((batch, size, size))}
+    for b in range(batch):
+        h = [0.0] * size
+        a = [[0.0] * size for _ in range(size)]
+        for t in range(time):
+            w, c = merging if t in integrated else slow
+            pre = _add(_matvec(w, h), _matvec(c, _vec(x[b, t])))
+            if norm == "slow" and ln is not None:
+                pre = ln(_add(bias, pre))
+            h_0 = [_relu(e) for e in pre]
+            if write == "preliminary":
+                a = _decay_and_write(a, decay, rate, h_0 if t in stored else None)
+            if inner_steps == 0:
+                bracket = ln(pre) if norm == "sum" and ln is not None else pre
+                h = [_relu(e) for e in bracket]
+            else:
+                h = h_0
+                for _ in range(inner_steps):
+                    kept = pre if sustained == "boundary" else h
+                    bracket = _add(kept, _matvec(a, h))
+                    if norm == "sum" and ln is not None:
+                        bracket = ln(bracket)
+                    h = [_relu(e) for e in bracket]
+            if write == "final":
+                a = _decay_and_write(a, decay, rate, h if t in stored else None)
+            hs[b, t] = h
+            if wipe and t in stored:
+                h = [0.0] * size
+        final["h"][b] = h
+        final["A"][b] = a
+    return hs, final
+
+
+def rnn(
+    p: Params, x: Array, *, activation: Literal["relu", "tanh"], norm: bool
+) -> tuple[Array, States]:
+    """The plain recurrent network, h = f(bias + W h + U x), and the IRNN. x (B, T, I).
+
+    Parameters: core.wh = W (R, R), core.wx = U (R, I), core.bias (R,); with norm also
+    core.norm.weight and core.norm.bias (R,): h = f(LN[bias + W h + U x]). h(0) = 0.
+
+    Returns hs (B, T, R) and {'h': (B, R)}.
+    """
+    _choice("activation", activation, ("relu", "tanh"))
+    f = _relu if activation == "relu" else math.tanh
+    batch, time, inputs = _sequences(x)
+    size = p["core.wh"].shape[0]
+    wh, wx = _mat(p["core.wh"], size, size), _mat(p["core.wx"], size, inputs)
+    bias = _vec(p["core.bias"], size)
+    ln = _norm_of(p, "core.norm", size) if norm else None
+
+    hs = np.zeros((batch, time, size))
+    final = {"h": np.zeros((batch, size))}
+    for b in range(batch):
+        h = [0.0] * size
+        for t in range(time):
+            pre = _add(bias, _matvec(wh, h), _matvec(wx, _vec(x[b, t])))
+            if ln is not None:
+                pre = ln(pre)
+            h = [f(e) for e in pre]
+            hs[b, t] = h
+        final["h"][b] = h
+    return hs, final
+
+
+def lstm(p: Params, x: Array, *, norm: bool) -> tuple[Array, States]:
+    """The LSTM with one bias, gates in the order i, f, g, o. x (B, T, I).
+
+    Parameters: core.wx (4R, I), core.wh (4R, R), core.bias (4R,). h(0) = c(0) = 0.
+    gates = Wx x + Wh h + bias; c = sigmoid(f) c + sigmoid(i) tanh(g); h = sigmoid(o) tanh(c).
+
+    With norm ([N]): core.norm_h.* and core.norm_x.* (4R,) and core.norm_c.* (R,), `*` weight
+    and bias: gates = LN(Wh h; norm_h) + LN(Wx x; norm_x) + bias, each LN over all 4R numbers at
+    once; h = sigmoid(o) tanh(LN(c; norm_c)); the c carried on, and returned, is not normalized.
+
+    Returns hs (B, T, R) and {'h': (B, R), 'c': (B, R)}.
+    """
+    batch, time, inputs = _sequences(x)
+    size = p["core.wh"].shape[1]
+    wh, wx = _mat(p["core.wh"], 4 * size, size), _mat(p["core.wx"], 4 * size, inputs)
+    bias = _vec(p["core.bias"], 4 * size)
+    lns = None
+    if norm:
+        lns = (
+            _norm_of(p, "core.norm_h", 4 * size),
+            _norm_of(p, "core.norm_x", 4 * size),
+            _norm_of(p, "core.norm_c", size),
+        )
+
+    hs = np.zeros((batch, time, size))
+    final = {"h": np.zeros((batch, size)), "c": np.zeros((batch, size))}
+    for b in range(batch):
+        h = [0.0] * size
+        c = [0.0] * size
+        for t in range(time):
+            from_h, from_x = _matvec(wh, h), _matvec(wx, _vec(x[b, t]))
+            if lns is not None:
+                from_h, from_x = lns[0](from_h), lns[1](from_x)
+            gates = _add(from_h, from_x, bias)
+            for r in range(size):
+                i, f = _sigmoid(gates[r]), _sigmoid(gates[size + r])
+                c[r] = f * c[r] + i * math.tanh(gates[2 * size + r])
+            shown = c if lns is None else lns[2](c)
+            h = [_sigmoid(gates[3 * size + r]) * math.tanh(shown[r]) for r in range(size)]
+            hs[b, t] = h
+        final["h"][b] = h
+        final["c"][b] = c
+    return hs, final
+
+
+def gru(p: Params, x: Array, *, norm: bool) -> tuple[Array, States]:
+    """The GRU as torch defines it, gates in the order r, z, n. x (B, T, I).
+
+    Parameters: core.wx (3R, I), core.wh (3R, R), core.bias (3R,), core.bias_n (R,). h(0) = 0.
+    r = sigmoid(Wxr x + br + Whr h); z = sigmoid(Wxz x + bz + Whz h);
+    n = tanh(Wxn x + bn + r * (Whn h + bias_n)); h' = (1 - z) n + z h.
+
+    With norm: core.norm_x.* and core.norm_h.* (3R,), `*` weight and bias: LN over all 3R
+    numbers of Wx x and over all 3R numbers of Wh h, before the sums.
+
+    Returns hs (B, T, R) and {'h': (B, R)}.
+    """
+    batch, time, inputs = _sequences(x)
+    size = p["core.wh"].shape[1]
+    wh, wx = _mat(p["core.wh"], 3 * size, size), _mat(p["core.wx"], 3 * size, inputs)
+    bias, bias_n = _vec(p["core.bias"], 3 * size), _vec(p["core.bias_n"], size)
+    lns = None
+    if norm:
+        lns = (_norm_of(p, "core.norm_h", 3 * size), _norm_of(p, "core.norm_x", 3 * size))
+
+    hs = np.zeros((batch, time, size))
+    final = {"h": np.zeros((batch, size))}
+    for b in range(batch):
+        h = [0.0] * size
+        for t in range(time):
+            from_h, from_x = _matvec(wh, h), _matvec(wx, _vec(x[b, t]))
+            if lns is not None:
+                from_h, from_x = lns[0](from_h), lns[1](from_x)
+            from_x = _add(from_x, bias)
+            new = [0.0] * size
+            for i in range(size):
+                r = _sigmoid(from_x[i] + from_h[i])
+                z = _sigmoid(from_x[size + i] + from_h[size + i])
+                n = math.tanh(from_x[2 * size + i] + r * (from_h[2 * size + i] + bias_n[i]))
+                new[i] = (1.0 - z) * n + z * h[i]
+            h = new
+            hs[b, t] = h
+        final["h"][b] = h
+    return hs, final
+
+
+# --- the whole network, section 2 ---------------------------------------------------------
+
+
+def network(
+    p: Params,
+    inputs: npt.NDArray[Any],
+    *,
+    encoder: Literal["embedding", "linear", "none"],
+    core: Core,
+    head: Literal["hidden", "plain"] | None = None,
+) -> Array:
+    """Encoder -> core -> the last h -> head, section 2 -> logits (B, K).
+
+    encoder 'embedding': inputs are ids (B, T), encoder.weight (symbols, E). 'linear': inputs
+    (B, T, I), relu(W x + b) with encoder.weight (E, I), encoder.bias (E,). 'none': inputs
+    (B, T, I) go to the core as they are.
+    core: a callable (p, x (B, T, E)) -> (hs (B, T, R), final); it reads its own core.* of p. The
+    head sees hs[:, T-1], which a wipe at the last step does not touch.
+    head 'hidden': relu(head.hidden.weight (M, R) h + head.hidden.bias (M,)), then
+    head.output.weight (K, M), head.output.bias (K,). 'plain': head.output alone, (K, R). None:
+    'hidden' if p has head.hidden.weight, else 'plain'.
+    """
+    _choice("encoder", encoder, ("embedding", "linear", "none"))
+    if head is None:
+        head = "hidden" if "head.hidden.weight" in p else "plain"
+    _choice("head", head, ("hidden", "plain"))
+    if encoder == "embedding":
+        x = embedding(p["encoder.weight"], inputs)
+    else:
+        x = np.asarray(inputs, dtype=np.float64)
+        if encoder == "linear":
+            x = relu(linear(p["encoder.weight"], p["encoder.bias"], x))
+    hs, _ = core(p, x)
+    v: Array = hs[:, hs.shape[1] - 1]
+    if head == "hidden":
+        v = relu(linear(p["head.hidden.weight"], p["head.hidden.bias"], v))
+    return linear(p["head.output.weight"], p["head.output.bias"], v)
+
+
+# --- glimpses, section 4 ------------------------------------------------------------------
+
+
+def glimpses(image: Array) -> Array:
+    """The 24 glimpses of the 'multi-level' policy, section 4.
+
+    image (28, 28), values 0..255 -> (24, 49), values 0..1. For each 14x14 quadrant in raster
+    order: coarse, the four fine 7x7 patches in raster order, coarse again; coarse is the
+    quadrant's 2x2 average pool; the 49 numbers of a glimpse are in raster order.
+    """
+    pixels = _mat(image, 28, 28)
+    out: Mat = []
+    for top in (0, 14):
+        for left in (0, 14):
+            coarse: Vec = []
+            for i in range(7):
+                for j in range(7):
+                    total = 0.0
+                    for di in range(2):
+                        for dj in range(2):
+                            total += pixels[top + 2 * i + di][left + 2 * j + dj]
+                    coarse.append(total / 4.0 / 255.0)
+            out.append(coarse)
+            for down in (0, 7):
+                for right in (0, 7):
+                    fine: Vec = []
+                    for i in range(7):
+                        for j in range(7):
+                            fine.append(pixels[top + down + i][left + right + j] / 255.0)
+                    out.append(fine)
+            out.append(coarse)
+    return np.array(out, dtype=np.float64)
+
+
+# --- gradients ----------------------------------------------------------------------------
+
+
+def numeric_gradient(
+    f: Callable[[Params], float], p: Params, name: str, eps: float = 1e-6
+) -> Array:
+    """Central differences (f(v + eps) - f(v - eps)) / 2 eps for every element of p[name].
+
+    f is called with a copy of p in which one element of p[name] is moved; p is not changed.
+    Returns an array of p[name]'s shape.
+    """
+    start = np.array(p[name], dtype=np.float64)
+    grad = np.zeros(start.shape)
+    for index in np.ndindex(start.shape):
+        value = float(start[index])
+        ends: Vec = []
+        for moved in (value + eps, value - eps):
+            array = start.copy()
+            array[index] = moved
+            ends.append(float(f({**p, name: array})))
+        grad[index] = (ends[0] - ends[1]) / ((value + eps) - (value - eps))
+    return grad
