@@ -31,7 +31,7 @@ def installed(name: str) -> bool:
     package = BACKENDS[name][1]
     try:
         return importlib.util.find_spec(package) is not None
-    except ModuleNotFoundError:
+    except ImportError:  # a parent package that is missing, or does not start
         return False
 
 

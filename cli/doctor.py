@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from importlib.metadata import version
 from typing import Any
 
 from cli import environment, options
@@ -27,6 +28,7 @@ def report() -> dict[str, Any]:
         except BackendError as error:
             found[name] = {"ready": False, "why": str(error)}
     return {
+        "fwt": version("fwt"),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "commit": environment.commit(),
@@ -41,12 +43,12 @@ def doctor(as_json: options.AsJson = False, debug: options.Debug = False) -> Non
     if as_json:
         print(json.dumps(facts))
         return
-    print(f"python {facts['python']} on {facts['platform']}")
+    print(f"fwt    {facts['fwt']}  commit {facts['commit'] or 'none'}")
+    print(f"python {facts['python']}  {facts['platform']}")
     print(f"precision {facts['precision']}")
     for name, backend in facts["backends"].items():
         if not backend["ready"]:
             print(f"{name:<6} missing: {backend['why']}")
             continue
         devices = ", ".join(backend["devices"])
-        version = next(value for key, value in backend.items() if key == name)
-        print(f"{name:<6} {version}  devices: {devices}  memory {backend['memory_gib']} GiB")
+        print(f"{name:<6} {backend[name]}  devices: {devices}  memory {backend['memory_gib']} GiB")

@@ -18,7 +18,14 @@ def now() -> str:
 
 def commit() -> str | None:
     """The git commit of the product's own checkout, `+` if changed; None outside a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+"]
+    if _git("ls-files", "--error-unmatch", Path(__file__).name) is None:
+        return None  # no checkout, or installed inside that of another project
+    return _git("describe", "--always", "--dirty=+")
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says in the folder of this file; None if it fails or is not there."""
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=5)
     except (OSError, subprocess.SubprocessError):

@@ -8,7 +8,11 @@ import warnings
 from collections.abc import Callable
 from typing import Any, TextIO
 
-from fwcore.errors import FwtError
+from typer.exceptions import TyperException
+
+from fwcore.errors import FwtError, Interrupted
+
+INTERRUPTED = 130
 
 _debug = False
 
@@ -20,6 +24,11 @@ def set_debug(value: bool) -> bool:
     return value
 
 
+def one_line(text: object) -> str:
+    """Text without line breaks, as a message must be."""
+    return " ".join(str(text).split())
+
+
 def _show_warning(
     message: Warning | str,
     category: type[Warning],
@@ -28,21 +37,52 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    print(f"warning: {message}", file=file or sys.stderr)
+    print(f"warning: {one_line(message)}", file=file or sys.stderr)
 
 
 def guarded(run: Callable[[], Any]) -> int:
-    """Run a command; an error that `fwt` raises on purpose becomes one line and its exit code.
+    """Run a command that raises its errors, and return its exit code.
 
-    Warnings of the product are shown as one line each. Anything else is a fault of the product
-    and keeps its traceback.
+    A usage error and every error that `fwt` raises on purpose become one line on stderr, the
+    product's warnings one line each. Anything else is a fault of the product and keeps its
+    traceback.
     """
-    warnings.showwarning = _show_warning
+    global _debug
+    _debug = False
+    before, warnings.showwarning = warnings.showwarning, _show_warning
     try:
-        run()
+        return _finished(run())
     except FwtError as error:
-        if _debug:
-            traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
+        _show_trace()
+        label = "" if isinstance(error, Interrupted) else "error: "
+        print(f"{label}{one_line(error)}", file=sys.stderr)
         return error.exit_code
-    return 0
+    except TyperException as error:
+        _show_trace()
+        return _usage(error)
+    except KeyboardInterrupt:
+        return _finished(INTERRUPTED)
+    finally:
+        warnings.showwarning = before
+
+
+def _show_trace() -> None:
+    if _debug:
+        traceback.print_exc()
+
+
+def _finished(code: Any) -> int:
+    """The exit code of a command that returned: None is success; typer returns 130 for Ctrl-C."""
+    if code == INTERRUPTED:
+        print("interrupted", file=sys.stderr)
+    return int(code or 0)
+
+
+def _usage(error: Any) -> int:
+    """One line for a usage error of typer, which names the nearest option or command itself."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return int(error.exit_code)  # `fwt` alone: typer has shown the help already
+    where = "fwt" if error.ctx is None else error.ctx.command_path
+    text = one_line(error.format_message()).rstrip(".")
+    print(f"error: {text[:1].lower()}{text[1:]}; see {where} --help", file=sys.stderr)
+    return int(error.exit_code)

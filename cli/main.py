@@ -44,9 +44,18 @@ def root(
     """Fast weights on MLX and PyTorch: train, evaluate, compare and convert."""
 
 
+def run(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    Args:
+        arguments: the words after `fwt`; None takes those of the process.
+    """
+    return failure.guarded(lambda: app(arguments, prog_name="fwt", standalone_mode=False))
+
+
 def main() -> None:
     """Run the command line and exit with its code."""
-    sys.exit(failure.guarded(app))
+    sys.exit(run())
 
 
 if __name__ == "__main__":

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import backends
 import tasks
-from backends.contract import Backend, Compiled
+from backends.contract import Compiled
+from fwcore import memory as memories
 from fwcore.checkpoint import Checkpoint
 from fwcore.errors import ConfigError
 from fwcore.runs import find_checkpoint
+from fwcore.spec import ModelSpec
 from tasks.base import Task
 
 
@@ -36,14 +38,33 @@ def opened(
     return found, tasks.load(tasks.parse(options, str(path)), data_dir)
 
 
-def compile_on(backend: Backend, found: Checkpoint, device: str, memory: str) -> Compiled:
-    """A checkpoint's model on a backend, in its own number type (NumPy: float64)."""
-    dtype = "auto" if backend.name == "numpy" else found.spec.train.dtype
-    return backend.compile(
-        found.spec.model, found.params, device=device, dtype=dtype, memory=memory
-    )
+def check_form(spec: ModelSpec, form: str) -> None:
+    """Refuse a form of the fast memory that is unknown, or that the model has no use for.
+
+    Raises:
+        ConfigError: with the nearest name.
+    """
+    memories.plan(form, 1, 1, 1, 1)
+    if form != "auto" and not spec.core.memory_reads:
+        raise ConfigError(
+            f"--memory: expected auto because the model {spec.core.kind!r} reads no fast memory, "
+            f"got memory={form!r}"
+        )
 
 
-def on_backend(name: str, found: Checkpoint, device: str, memory: str) -> Compiled:
-    """`compile_on` by the backend's name."""
-    return compile_on(backends.load(name, found.spec.train.precision), found, device, memory)
+def on_backend(
+    name: str, found: Checkpoint, device: str, memory: str, dtype: str | None = None
+) -> Compiled:
+    """A checkpoint's model on a backend.
+
+    Args:
+        name: the backend's name.
+        found: the checkpoint.
+        device: see `Backend.compile`.
+        memory: a form of the fast memory.
+        dtype: the number type; None takes that of the checkpoint. NumPy computes in float64.
+    """
+    backend = backends.load(name, found.spec.train.precision if dtype is None else "highest")
+    check_form(found.spec.model, memory)
+    kind = "auto" if backend.name == "numpy" else dtype or found.spec.train.dtype
+    return backend.compile(found.spec.model, found.params, device=device, dtype=kind, memory=memory)

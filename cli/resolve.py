@@ -1,10 +1,10 @@
-"""From layers of settings to one run: defaults < recipe < --config < environment < flags."""
+"""From layers of settings to one run: defaults < recipe < --config < FWT_* < flags < --set."""
 
 from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ from tasks.recipe import default_model, merge, recipe
 
 CONTROLS = ("auto", "multi-level", "flat")
 TABLES = ("task", "model", "train", "report")
-NAMES = ("format_version", "recipe")  # further top-level keys of a spec.json; taken as they are
+NAMES = ("format_version", "recipe")  # further top-level keys of a spec.json; not settings
+NESTED = (*TABLES, "model.encoder", "model.core", "model.head")  # what must be a table itself
+FLAT: dict[str, Any] = {"store": None, "wipe": False, "integrate": []}
 
 
 @dataclass(frozen=True)
@@ -51,58 +53,117 @@ def read_config(path: Path) -> dict[str, Any]:
     for key in found:
         if key not in (*TABLES, *NAMES):
             raise ConfigError(f"config: {path}: unknown key {key!r} ({nearest(key, TABLES)})")
+    check_tables(found, f"config: {path}")
     return {key: value for key, value in found.items() if key in TABLES}
 
 
-def parse_assignment(text: str) -> dict[str, Any]:
-    """`--set train.lr=1e-3` as nested settings; the value is JSON, or else a string.
+def check_tables(settings: Mapping[str, Any], where: str) -> None:
+    """Refuse a plain value where a table belongs, so that layers can be merged.
 
     Raises:
-        ConfigError: there is no `=`, or the first part of the key is no table.
+        ConfigError: naming it.
+    """
+    for path in NESTED:
+        value: Any = settings
+        for part in path.split("."):
+            value = value.get(part, {})
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where}: expected a table {path!r}, got {path}={value!r}")
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """`--set train.lr=1e-3` as key and value; the value is JSON, or else a string.
+
+    Raises:
+        ConfigError: there is no `=`, or the key is no table's.
     """
     key, equals, value = text.partition("=")
-    if not equals or key.split(".")[0] not in TABLES:
+    table, *rest = key.split(".")
+    if not equals or table not in TABLES or not rest or not all(rest):
         raise ConfigError(
             f"--set: expected TABLE.KEY=VALUE with a table of {', '.join(TABLES)}, got {text!r}"
         )
     try:
-        parsed = json.loads(value)
+        return key, json.loads(value)
     except ValueError:
-        parsed = value
-    return nested(key, parsed)
+        return key, value
 
 
-def nested(path: str, value: Any) -> dict[str, Any]:
-    """`("train.lr", 1)` as `{"train": {"lr": 1}}`."""
-    for part in reversed(path.split(".")):
-        value = {part: value}
-    result: dict[str, Any] = value
+def layer(values: Iterable[tuple[str, Any]], where: str) -> dict[str, Any]:
+    """Dotted keys and their values as one layer of settings, `{"train": {"lr": 1}}`.
+
+    Raises:
+        ConfigError: a plain value stands where a table belongs.
+    """
+    result: dict[str, Any] = {}
+    for key, value in values:
+        *path, last = key.split(".")
+        table = result
+        for part in path:
+            table = table.setdefault(part, {})
+            if not isinstance(table, dict):
+                raise ConfigError(f"{where}: expected a table {part!r} for {key!r}, got {table!r}")
+        table[last] = value
+    check_tables(result, where)
     return result
 
 
-def _model_name(flag: str | None, config: Mapping[str, Any], task: str) -> str:
-    """The model's name: the flag, else the config's cell, else the task's default."""
-    named = flag or config.get("model", {}).get("core", {}).get("kind") or default_model(task)
-    if named not in presets():
-        raise ConfigError(f"--model: unknown model {named!r} ({nearest(str(named), presets())})")
-    return str(named)
+def check_model(name: object) -> str:
+    """The name of a model. Raises ConfigError, with the nearest one, if there is none such."""
+    if not isinstance(name, str) or name not in presets():
+        raise ConfigError(f"--model: unknown model {name!r} ({nearest(str(name), presets())})")
+    return name
 
 
-def _control(wanted: str, asked: bool, kind: str, control: Control | None) -> dict[str, Any]:
-    """The spec fields of the multi-level control signal, {} for a flat memory."""
+def name_of(core: Mapping[str, Any]) -> str:
+    """The model's name on the command line for a core's fields, e.g. `irnn` for such an `rnn`."""
+    fitting = [
+        name
+        for name, fields in presets().items()
+        if all(core.get(key) == value for key, value in fields.items())
+    ]
+    return max(fitting, key=lambda name: len(presets()[name]), default=str(core.get("kind")))
+
+
+def _chosen_model(
+    flag: str | None, config: Mapping[str, Any], flags: Mapping[str, Any], task: str
+) -> str:
+    """The model's name: `--set model.core.kind`, the flag, the config's, the task's default."""
+    core = config.get("model", {}).get("core", {})
+    named = (
+        flags.get("model", {}).get("core", {}).get("kind")
+        or flag
+        or (name_of(core) if "kind" in core else default_model(task))
+    )
+    return check_model(named)
+
+
+def control_fields(wanted: str, kind: str, control: Control | None) -> dict[str, Any]:
+    """The spec fields that a value of `--control` stands for; {} where there is nothing to say.
+
+    Args:
+        wanted: `auto`, `multi-level` or `flat`.
+        kind: the cell's kind.
+        control: the task's signal.
+
+    Raises:
+        ConfigError: multi-level where the cell or the task has no levels.
+    """
     if wanted not in CONTROLS:
         raise ConfigError(f"--control: unknown value {wanted!r} ({nearest(wanted, CONTROLS)})")
     able = "store" in cells()[kind].Spec.model_fields
-    if wanted == "flat" or (wanted == "auto" and not (able and control)):
+    if wanted == "flat" or (wanted == "auto" and control is None):
+        return dict(FLAT) if able else {}
+    if able and control is not None:
+        return {
+            "store": list(control.store),
+            "wipe": control.wipe,
+            "integrate": list(control.integrate),
+        }
+    if wanted == "auto":
         return {}
-    if not able or control is None:
-        lacking = f"the model {kind!r} has no store" if not able else "the task defines no levels"
-        raise ConfigError(f"--control: expected flat because {lacking}, got control={wanted!r}")
-    return {
-        "store": list(control.store),
-        "wipe": control.wipe,
-        "integrate": list(control.integrate),
-    }
+    lacking = f"the model {kind!r} has no store" if not able else "the task defines no levels"
+    raise ConfigError(f"--control: expected flat because {lacking}, got control={wanted!r}")
 
 
 def resolve(
@@ -118,8 +179,8 @@ def resolve(
     Args:
         task: the task's name.
         model: the model's name, or None.
-        config: settings of `--config`.
-        flags: settings of flags, environment and `--set`, by table.
+        config: settings of `--config`, by table.
+        flags: settings of FWT_* variables, flags and `--set`, merged in this order.
         control: `--control`, or None.
         data_dir: `--data-dir`.
 
@@ -127,33 +188,37 @@ def resolve(
         ConfigError: an unknown name, key or value, with the nearest known one.
         DataError: the dataset asked for cannot be had.
     """
-    options = merge({"kind": task}, merge(config.get("task", {}), flags.get("task", {})))
+    options = merge(config.get("task", {}), flags.get("task", {})) | {"kind": task}
     found = tasks.load(tasks.parse(options), data_dir)
-    name = _model_name(model, config, task)
-    given = merge({key: config[key] for key in config if key != "task"}, flags)
+    name = _chosen_model(model, config, flags, task)
+    kind = presets()[name]["kind"]
+    below = {key: config[key] for key in config if key != "task"}
+    if control in ("multi-level", "flat"):  # said on the command line: above the config
+        below = merge(below, {"model": {"core": control_fields(control, kind, found.control)}})
+    given = merge(below, {key: flags[key] for key in flags if key != "task"})
     size = given.get("model", {}).get("core", {}).get("size")
     label, settings = recipe(task, name, size if isinstance(size, int) else None)
-    kind = presets()[name]["kind"]
-    signal = _control(
-        control or settings.get("control", "auto"), control is not None, kind, found.control
-    )
-    shape = found.shape
-    encoder = (
-        {"kind": "embedding", "symbols": shape.symbols}
-        if shape.symbols
-        else {"kind": "linear", "features": shape.features}
-    )
+    signal = control_fields(control or settings.get("control", "auto"), kind, found.control)
+    core = {**presets()[name], **settings["core"], **signal}
     base = {
         "recipe": label,
         "model": {
-            "encoder": encoder,
-            "core": {**presets()[name], **settings["core"], **signal},
-            "head": {"classes": shape.classes},
+            "encoder": _encoder(found),
+            "core": core,
+            "head": {"classes": found.shape.classes},
         },
         "train": settings["train"],
         "report": settings.get("report", {}),
     }
-    merged = merge(base, {key: value for key, value in given.items() if key != "task"})
+    merged = merge(base, given)
     merged["model"]["core"]["kind"] = kind
     merged["task"] = found.spec.json_data()
-    return Resolved(RunSpec.parse(merged, "settings"), name, found)
+    spec = RunSpec.parse(merged, "settings")
+    return Resolved(spec, name_of(spec.model.core.json_data()), found)
+
+
+def _encoder(task: Task) -> dict[str, Any]:
+    """The encoder that fits a task's inputs."""
+    if task.shape.symbols:
+        return {"kind": "embedding", "symbols": task.shape.symbols}
+    return {"kind": "linear", "features": task.shape.features}

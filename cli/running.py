@@ -10,12 +10,16 @@ from typing import Any
 
 import backends
 import tasks
+from backends.contract import Backend, Compiled
 from cli import environment
-from cli.resolve import Resolved, _model_name
+from cli.opening import check_form
+from cli.resolve import Resolved, check_model, control_fields, name_of
 from cli.screen import Screen
 from cli.signals import StopFlag
 from fwcore import estimate, model
-from fwcore.errors import BackendError, ConfigError, FwtError
+from fwcore.batches import BatchOrder
+from fwcore.cells import presets
+from fwcore.errors import BackendError, ConfigError, FileError, FwtError
 from fwcore.params import initialise
 from fwcore.runs import RunFolder, default_path
 from fwcore.spec import RunSpec
@@ -45,7 +49,7 @@ class Job:
 
     Attributes:
         spec: the run.
-        name: the model's name, for a new folder.
+        name: the model's name on the command line.
         task: the task with its data at hand.
         folder: the run's folder if it is there already.
     """
@@ -61,13 +65,20 @@ def fresh(resolved: Resolved) -> Job:
     return Job(resolved.spec, resolved.name, resolved.task)
 
 
-def reopened(path: Path, asked: Mapping[str, Any], name: str | None, data_dir: Path | None) -> Job:
+def reopened(
+    path: Path,
+    asked: Mapping[str, Any],
+    name: str | None,
+    control: str | None,
+    data_dir: Path | None,
+) -> Job:
     """A run that is there.
 
     Args:
         path: its folder.
         asked: settings given beside `--resume`; each must be what the run has.
         name: `--model`, or None.
+        control: `--control`, or None.
         data_dir: `--data-dir`.
 
     Raises:
@@ -75,21 +86,17 @@ def reopened(path: Path, asked: Mapping[str, Any], name: str | None, data_dir: P
     """
     folder = RunFolder.open(path)
     spec = folder.read_spec()
+    core = spec.model.core
     if name is not None:
-        kind = presets_kind(name)
-        asked = merge({"model": {"core": {"kind": kind}}}, asked)
+        asked = merge({"model": {"core": presets()[check_model(name)]}}, asked)
+    task = tasks.load(tasks.parse(spec.task, str(path / "spec.json")), data_dir)
+    if control is not None:
+        fields = control_fields(control, core.kind, task.control)
+        asked = merge(asked, {"model": {"core": fields}})
     faults = differences(spec.json_data(), asked)
     if faults:
         raise ConfigError(f"resume: {path} has another spec: {'; '.join(faults)}")
-    task = tasks.load(tasks.parse(spec.task, str(path / "spec.json")), data_dir)
-    return Job(spec, spec.model.core.kind, task, folder)
-
-
-def presets_kind(name: str) -> str:
-    """The kind of cell behind a model's name."""
-    from fwcore.cells import presets
-
-    return str(presets()[_model_name(name, {}, "retrieval")]["kind"])
+    return Job(spec, name_of(core.json_data()), task, folder)
 
 
 def differences(have: Mapping[str, Any], asked: Mapping[str, Any], at: str = "") -> list[str]:
@@ -111,8 +118,8 @@ def print_spec(spec: RunSpec) -> None:
     print(json.dumps(spec.json_data(), indent=1))
 
 
-def compiled(spec: RunSpec, place: Place, task: Task) -> tuple[Any, Any]:
-    """The backend and the model on it, with the first weights of the run's seed.
+def trainer(spec: RunSpec, place: Place, task: Task) -> Backend:
+    """The backend that is to train a run, after all that can be refused before work begins.
 
     Raises:
         ConfigError: the run cannot fit into the device's memory.
@@ -122,56 +129,90 @@ def compiled(spec: RunSpec, place: Place, task: Task) -> tuple[Any, Any]:
     if backend.name not in backends.TRAINING_ORDER:
         able = " or ".join(backends.TRAINING_ORDER)
         raise BackendError(f"backend {backend.name}: it cannot train; use --backend {able}")
+    check_form(spec.model, place.memory)
     needed = task.data_bytes + estimate.training_bytes(
         spec.model, spec.train, task.shape.steps, place.memory
     )
     available = backend.memory_bytes(place.device)
-    estimate.check_memory(needed, available, f"device {place.device} of backend {backend.name}")
+    device = backend.devices()[0] if place.device == "auto" else place.device
+    estimate.check_memory(needed, available, f"device {device} of backend {backend.name}")
+    return backend
+
+
+def compiled(backend: Backend, spec: RunSpec, place: Place) -> Compiled:
+    """The model on a backend, with the first weights of the run's seed."""
     dtype = spec.train.dtype
     first = initialise(
         model.parameters(spec.model),
         spec.train.seed,
         "float64" if dtype == "float64" else "float32",
     )
-    made = backend.compile(spec.model, first, device=place.device, dtype=dtype, memory=place.memory)
-    return backend, made
+    return backend.compile(spec.model, first, device=place.device, dtype=dtype, memory=place.memory)
 
 
 def run(
     job: Job, place: Place, out: Path | None, root: Path, stop_after: int | None, quiet: bool
 ) -> dict[str, Any]:
-    """Train and return what is to be printed.
+    """Train and return what is to be printed. A run that is done gives its result again.
 
     Args:
         out: the folder of a new run; None names one under `root`.
         stop_after: see `fwcore.train.train`.
         quiet: show no progress.
     """
-    if job.folder is not None and (job.folder.path / "DONE").exists():
-        done = json.loads((job.folder.path / "DONE").read_text(encoding="utf-8"))
-        return {"run": str(job.folder.path), "done": True, **done}
-    backend, made = compiled(job.spec, place, job.task)
+    if job.folder is not None and (done := job.folder.read_json("DONE")) is not None:
+        return _summary(job, job.folder, _last_session(job.folder), {"done": True, **done})
+    backend = trainer(job.spec, place, job.task)
     data = Data(*(job.task.split(name) for name in SPLITS))
+    BatchOrder(job.spec.train.seed, len(data.train), job.spec.train.batch_size)  # refuses misfits
+    made = compiled(backend, job.spec, place)
+    session = environment.facts(backend.versions())
+    session |= made.describe(job.spec.train.batch_size, job.task.shape.steps)
+    session |= {
+        "precision": job.spec.train.precision,
+        "model": job.name,
+        "dataset": job.task.dataset,
+        "published_pct": _published(job),
+    }
+    total = job.spec.train.total_steps(len(data.train))
     path = out or default_path(root, job.spec, job.name, backend.name)
     folder = job.folder or RunFolder.create(path, job.spec)
-    described = made.describe(job.spec.train.batch_size, job.task.shape.steps)
-    session = environment.facts(backend.versions()) | described
-    session["precision"] = job.spec.train.precision
-    total = job.spec.train.total_steps(len(data.train))
-    shown = Screen(total, quiet)
+    shown = Screen(total, quiet, folder.latest_step() or 0)
     with folder, StopFlag() as stop, shown as screen, Session(folder, session) as log:
         hooks = Hooks(on_metrics=screen.show, stop_signal=stop.read)
         result = train(made, job.spec, data, folder, hooks, stop_after)
         log.reason = "done" if result else f"stopped after {stop_after} updates"
+    stopped = {"done": False, "step": folder.latest_step(), "steps": total}
+    return _summary(job, folder, session, {"done": True, **result} if result else stopped)
+
+
+def _published(job: Job) -> float | None:
+    """The published test error (percent) of this task, model and size, where there is one."""
+    return job.task.published.get(job.name, {}).get(job.spec.model.core.size)
+
+
+def _summary(
+    job: Job, folder: RunFolder, session: Mapping[str, Any], outcome: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What `fwt train --json` prints; the same keys for a run that was done before."""
     return {
         "run": str(folder.path),
-        "done": result is not None,
-        "checkpoint": str(folder.latest()),
-        "best_checkpoint": str(folder.best() or ""),
+        "model": job.name,
         "dataset": job.task.dataset,
-        **{key: described[key] for key in ("backend", "device", "memory")},
-        **(result or {"step": folder.latest_step(), "steps": total}),
+        "checkpoint": str(folder.latest() or ""),
+        "best_checkpoint": str(folder.best() or ""),
+        **{key: session.get(key) for key in ("backend", "device", "dtype", "memory")},
+        **outcome,
     }
+
+
+def _sessions(folder: RunFolder) -> list[dict[str, Any]]:
+    """The sessions in `run.json`, oldest first; [] where there is no such file."""
+    return list((folder.read_json("run.json") or {}).get("sessions", []))
+
+
+def _last_session(folder: RunFolder) -> dict[str, Any]:
+    return dict((_sessions(folder) or [{}])[-1])
 
 
 class Session:
@@ -183,9 +224,7 @@ class Session:
         self._earlier: list[Any] = []
 
     def __enter__(self) -> Session:
-        path = self._folder.path / "run.json"
-        if path.exists():
-            self._earlier = json.loads(path.read_text(encoding="utf-8"))["sessions"]
+        self._earlier = _sessions(self._folder)
         self._write("running")
         return self
 
@@ -198,7 +237,11 @@ class Session:
             code = f" (exit {error.exit_code})" if isinstance(error, FwtError) else ""
             self.reason = f"{type(error).__name__}{code}: {error}"
         self._facts["ended"] = environment.now()
-        self._write(self.reason)
+        try:
+            self._write(self.reason)
+        except FileError:
+            if error is None:
+                raise  # else what stopped the run (a full disk, say) is the news
 
 
 def print_result(job: Job, result: dict[str, Any], as_json: bool) -> None:
@@ -210,11 +253,12 @@ def print_result(job: Job, result: dict[str, Any], as_json: bool) -> None:
         print(f"stopped   step {result['step']} of {result['steps']}")
         print(f"go on     fwt train --resume {result['run']}")
         return
-    published = job.task.published.get(job.name, {}).get(job.spec.model.core.size)
+    published = _published(job)
     beside = "" if published is None else f"  (published: {published:.2f}%)"
     test = result["test"]
     print(f"dataset   {job.task.dataset}")
     print(f"test      error {test['error_pct']:.2f}% of {test['examples']}{beside}")
     print(f"took      {result['steps']} updates, {result['train_s']:.0f} s")
-    print(f"run       {result['run']}  (best step {result['best_step']})")
+    print(f"run       {result['run']}")
+    print(f"best      {result['best_checkpoint']}")
     print(f"look      fwt eval {result['run']} --backend numpy")

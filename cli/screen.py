@@ -27,9 +27,10 @@ class Screen:
     Args:
         total: updates of the whole run.
         quiet: show nothing.
+        done: updates made before this call, of a run that goes on.
     """
 
-    def __init__(self, total: int, quiet: bool) -> None:
+    def __init__(self, total: int, quiet: bool, done: int = 0) -> None:
         self._total, self._quiet = total, quiet
         console = Console(stderr=True)
         self._bar: Progress | None = None
@@ -40,9 +41,10 @@ class Screen:
                 BarColumn(),
                 TextColumn("{task.description}"),
                 TimeRemainingColumn(),
+                TextColumn("left"),
             )
             self._bar = Progress(*columns, console=console)
-            self._task = self._bar.add_task("starting", total=total)
+            self._task = self._bar.add_task("starting", total=total, completed=done)
 
     def __enter__(self) -> Self:
         if self._bar is not None:

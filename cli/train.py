@@ -145,29 +145,25 @@ def train(
 ) -> None:
     """Train a model on a task, or go on with a run (--resume).
 
-    Settings come from the recipe of task, model and size; then --config; then FWT_* variables;
-    then flags. Example: fwt train --backend mlx --task retrieval
+    Settings come from the recipe of task, model and size; over it --config; FWT_* variables;
+    flags; --set. Example: fwt train --backend mlx --task retrieval
     """
     from cli import running
-    from cli.resolve import nested, parse_assignment, read_config, resolve
+    from cli.resolve import read_config, resolve
     from fwcore.errors import ConfigError
     from tasks.recipe import merge
 
-    flags: dict[str, Any] = {}
-    for name, path in SPEC_FLAGS.items():
-        if context.params[name] is not None:
-            flags = merge(flags, nested(path, context.params[name]))
-    for text in assign or []:
-        flags = merge(flags, parse_assignment(text))
+    flags = settings_of(context, assign or [])
     settings = read_config(config) if config else {}
     place = running.Place(backend, device, memory)
+    task = flags.get("task", {}).get("kind") or task
     if resume is not None:
         if out is not None:
             raise ConfigError(f"--out: a resumed run stays in its folder, got out={out}")
         asked = merge(settings, flags)
         if task is not None:
             asked = merge(asked, {"task": {"kind": task}})
-        job = running.reopened(resume, asked, model, data_dir)
+        job = running.reopened(resume, asked, model, control, data_dir)
     else:
         task = task or settings.get("task", {}).get("kind")
         if task is None:
@@ -176,5 +172,25 @@ def train(
     if dry_run:
         running.print_spec(job.spec)
         return
-    result = running.run(job, place, out, runs_dir, stop_after, quiet or as_json)
+    result = running.run(job, place, out, runs_dir, stop_after, quiet)
     running.print_result(job, result, as_json)
+
+
+def settings_of(context: typer.Context, assignments: list[str]) -> dict[str, Any]:
+    """Settings by table: FWT_* variables, above them flags, above them `--set`.
+
+    Raises:
+        ConfigError: an assignment is none.
+    """
+    from cli.resolve import layer, parse_assignment
+    from tasks.recipe import merge
+
+    variables: list[tuple[str, Any]] = []
+    flags: list[tuple[str, Any]] = []
+    for name, path in SPEC_FLAGS.items():
+        source, value = context.get_parameter_source(name), context.params[name]
+        if value is not None:
+            from_variable = source is not None and source.name == "ENVIRONMENT"
+            (variables if from_variable else flags).append((path, value))
+    assigned = layer(map(parse_assignment, assignments), "--set")
+    return merge(merge(layer(variables, "FWT_*"), layer(flags, "flags")), assigned)

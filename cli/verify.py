@@ -25,6 +25,8 @@ def verify(
 ) -> None:
     """Compare logits, answers and gradients of a checkpoint between backends.
 
+    The backends compute in float32 (float64 if the run did) even where the run used bfloat16 or
+    TF32, and NumPy in float64: what differs then is the backends, not the number type.
     Example: fwt verify runs/demo --backends numpy,torch,mlx --json
     """
     from cli.opening import opened
@@ -33,8 +35,11 @@ def verify(
     found, subject = opened(checkpoint, data_dir, None)
     rows = compared(found, subject.split(split), names, device, memory)
     if as_json:
-        print(json.dumps({"checkpoint": str(found.path), "split": split, "pairs": rows}))
+        facts = {"checkpoint": str(found.path), "split": split, "dtype": number_type(found)}
+        print(json.dumps({**facts, "dataset": subject.dataset, "pairs": rows}))
     else:
+        print(f"checkpoint  {found.path}")
+        print(f"dataset     {subject.dataset}, {split}: {len(subject.split(split))} examples")
         print_rows(rows)
     failed = [" and ".join(row["backends"]) for row in rows if not row["ok"]]
     if failed:
@@ -52,16 +57,22 @@ def compared(found: Any, split: Any, names: str, device: str, memory: str) -> li
     from fwcore.compare import compare
     from fwcore.errors import ConfigError
 
-    wanted = [name.strip() for name in names.split(",")]
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
     if names == "all":
         wanted = [name for name in backends.BACKENDS if backends.installed(name)]
     if len(set(wanted)) < 2:
         raise ConfigError(f"--backends: expected two or more, got {names!r}; e.g. numpy,torch,mlx")
+    kind = number_type(found)
     models = {
-        name: on_backend(name, found, "cpu" if name == "numpy" else device, memory)
+        name: on_backend(name, found, "cpu" if name == "numpy" else device, memory, kind)
         for name in wanted
     }
     return compare(models, split, frozenset({"numpy"}))
+
+
+def number_type(found: Any) -> str:
+    """The type that a checkpoint's weights are kept in, in which backends can be compared."""
+    return "float64" if found.spec.train.dtype == "float64" else "float32"
 
 
 def print_rows(rows: list[dict[str, Any]]) -> None:

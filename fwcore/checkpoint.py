@@ -7,12 +7,13 @@ names) and `state.json`. It is written beside its place, read back, and renamed 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,13 @@ import safetensors.numpy
 from fwcore import layouts, model, params
 from fwcore.errors import CheckpointError, ConfigError, FileError
 from fwcore.frozen import Frozen
+from fwcore.params import Param
 from fwcore.spec import FORMAT_VERSION, RunSpec
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 MODEL_FILE, OPTIMIZER_FILE, STATE_FILE = "model.safetensors", "optimizer.safetensors", "state.json"
+MOMENTS = ("m.", "v.")  # what the names in the optimizer's file begin with
 
 
 class Best(Frozen):
@@ -121,6 +124,8 @@ def write_text(path: Path, text: str) -> None:
         partial.replace(path)
         sync(path.parent)
     except OSError as error:
+        with contextlib.suppress(OSError):  # the first failure is the news
+            partial.unlink(missing_ok=True)
         raise FileError(f"{path}: cannot be written: {error.strerror}") from error
 
 
@@ -133,13 +138,28 @@ def write_tensors(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str
         FileError: what was read back is not what was to be written.
     """
     solid = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    safetensors.numpy.save_file(solid, path, metadata=dict(metadata))
+    # not save_file: it makes the file readable for its owner alone, whatever the umask says
+    path.write_bytes(_ordered(safetensors.numpy.save(solid, metadata=dict(metadata))))
     sync(path)
     found, _ = read_tensors(path)
     for name, array in solid.items():
         if found[name].tobytes() != array.tobytes() or found[name].shape != array.shape:
             raise FileError(f"{path}: {name!r} reads back other than it was written; disk fault?")
     return sha256(path)
+
+
+def _ordered(content: bytes) -> bytes:
+    """A safetensors file with its metadata in order, so that equal content has equal bytes.
+
+    The library writes metadata in an order that differs from call to call. The header is JSON
+    behind its length, padded with spaces to a multiple of 8.
+    """
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[end:]
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
@@ -161,8 +181,11 @@ def read_tensors(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
 
 def _why_unreadable(path: Path) -> str:
     """What a file that is no readable safetensors file seems to be."""
-    with path.open("rb") as file:
-        start = file.read(8)
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+    except OSError:
+        return "the file cannot be read"
     if start.startswith((b"PK", b"\x80")):
         return "this is a pickle or zip archive, which is never loaded; expected safetensors"
     return "not a whole safetensors file; it is truncated or damaged"
@@ -241,10 +264,8 @@ def write(
         FileError: it cannot be written; what was there before is still there.
     """
     partial = folder.with_name(f".{folder.name}.partial")
-    old = folder.with_name(f".{folder.name}.old")
     try:
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
         partial.mkdir(parents=True)
         hashes = {
             MODEL_FILE: write_tensors(partial / MODEL_FILE, weights, metadata_of(spec, layout))
@@ -255,14 +276,29 @@ def write(
         state = State(format_version=FORMAT_VERSION, progress=progress, spec=spec, sha256=hashes)
         write_text(partial / STATE_FILE, json.dumps(state.json_data(), indent=1) + "\n")
         sync(partial)
-        if folder.exists():
-            folder.rename(old)
+        _put_in_place(partial, folder)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise FileError(f"{folder}: cannot be written: {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _put_in_place(partial: Path, folder: Path) -> None:
+    """Rename a finished folder to its name; if that fails, what had the name has it again."""
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    try:
         partial.rename(folder)
         sync(folder.parent)
-        shutil.rmtree(old, ignore_errors=True)
-    except (OSError, safetensors.SafetensorError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise FileError(f"{folder}: cannot be written: {error}") from error
+    except OSError:
+        if folder.exists():
+            folder.rename(partial)
+        if old.exists():
+            old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def read_progress(folder: Path) -> Progress:
@@ -324,10 +360,13 @@ def read(path: Path) -> Checkpoint:
     moments = None
     if state is not None and OPTIMIZER_FILE in state.sha256:
         moments, _ = _checked(path, OPTIMIZER_FILE, state)
-        for kind in ("m.", "v."):
-            part = {n.removeprefix(kind): a for n, a in moments.items() if n.startswith(kind)}
-            _refuse(params.mismatches(table, part), path / OPTIMIZER_FILE)
+        _refuse(params.mismatches(moments_table(table), moments), path / OPTIMIZER_FILE)
     return Checkpoint(spec, arrays, moments, progress, path)
+
+
+def moments_table(table: Sequence[Param]) -> list[Param]:
+    """The table of Adam's moments: each parameter's, under `m.` and its name, then under `v.`."""
+    return [replace(param, name=f"{kind}{param.name}") for kind in MOMENTS for param in table]
 
 
 def _refuse(faults: list[str], path: Path) -> None:

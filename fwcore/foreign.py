@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,13 @@ from typing import Any
 import numpy as np
 
 from fwcore import checkpoint, layouts, model, params
-from fwcore.checkpoint import MODEL_FILE, OPTIMIZER_FILE, Checkpoint, Progress
+from fwcore.checkpoint import MODEL_FILE, MOMENTS, OPTIMIZER_FILE, Checkpoint, Progress
 from fwcore.errors import CheckpointError, ConfigError, nearest
 from fwcore.runs import find_checkpoint
 from fwcore.spec import RunSpec
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-MOMENTS = ("m", "v")
 PT_SUFFIXES = (".pt", ".pth")
 
 
@@ -50,7 +50,10 @@ def load(
         return find_checkpoint(source)
     path = source / MODEL_FILE if folder else source
     arrays, metadata = _read(path, read_pt)
-    layout = layout or metadata.get("fwt.layout")
+    said = metadata.get("fwt.layout")
+    if layout is not None and said is not None and layout != said:
+        raise ConfigError(f"{source}: the file says layout={said!r}, got --from {layout}")
+    layout = layout or said
     if layout == "fwt" and folder:
         return checkpoint.read(source)
     if layout is None:
@@ -73,16 +76,16 @@ def _moments(path: Path, spec: RunSpec, layout: str) -> dict[str, Array] | None:
         return None
     arrays, _ = checkpoint.read_tensors(path)
     table, kind = model.parameters(spec.model), spec.model.core.kind
-    result = {}
+    result = {name: array for name, array in arrays.items() if not name.startswith(MOMENTS)}
     for moment in MOMENTS:
         part = {
-            name.removeprefix(f"{moment}."): array
+            name.removeprefix(moment): array
             for name, array in arrays.items()
-            if name.startswith(f"{moment}.")
+            if name.startswith(moment)
         }
         found = layouts.restore(table, kind, part, layout)
-        _refuse(params.mismatches(table, found), path)
-        result.update({f"{moment}.{name}": array for name, array in found.items()})
+        result.update({f"{moment}{name}": array for name, array in found.items()})
+    _refuse(params.mismatches(checkpoint.moments_table(table), result), path)
     return result
 
 
@@ -107,9 +110,9 @@ def save(target: Path, found: Checkpoint, layout: str) -> None:
     if found.moments is not None:
         moments = {}
         for moment in MOMENTS:
-            part = {p.name: found.moments[f"{moment}.{p.name}"] for p in table}
+            part = {p.name: found.moments[f"{moment}{p.name}"] for p in table}
             native = layouts.export(table, kind, part, layout)
-            moments.update({f"{moment}.{name}": array for name, array in native.items()})
+            moments.update({f"{moment}{name}": array for name, array in native.items()})
     checkpoint.write(target, found.spec, weights, moments, found.progress, layout)
 
 
@@ -130,17 +133,31 @@ def _spec(spec_file: Path | None, metadata: dict[str, str], path: Path) -> RunSp
 
 def _read(path: Path, read_pt: Reader | None) -> tuple[dict[str, Array], dict[str, str]]:
     """Arrays and metadata of a `.safetensors`, `.npz` or `.pt` file, chosen by the file's name."""
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path}: no such file; expected a run, a checkpoint folder, a .safetensors, .npz or "
+            ".pt file"
+        )
     if path.suffix == ".npz":
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                return {name: file[name] for name in file.files}, {}
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise CheckpointError(f"{path}: not a readable .npz file ({error})") from error
+        return _read_npz(path), {}
     if path.suffix in PT_SUFFIXES:
         if read_pt is None:
             raise ConfigError(f"{path}: a {path.suffix} file is read with PyTorch: fwt convert")
         return read_pt(path), {}
     return checkpoint.read_tensors(path)
+
+
+def _read_npz(path: Path) -> dict[str, Array]:
+    """The arrays of an `.npz` file; pickled ones are refused.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or would have to be unpickled.
+    """
+    try:
+        with path.open("rb") as file, zipfile.ZipFile(file), np.load(path) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise CheckpointError(f"{path}: not a readable .npz file ({error})") from error
 
 
 def _refuse(faults: list[str], path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import pydantic
 
@@ -51,12 +51,21 @@ def digest_of(data: Any) -> str:
 
 
 def _fields_at(cls: type[pydantic.BaseModel], path: tuple[int | str, ...]) -> list[str]:
-    """The field names of the model that `path` (without its last part) leads to."""
-    model: Any = cls
+    """The field names of the model that `path` (without its last part) leads to.
+
+    Where a field may hold one of several models, the next part of `path` is the `kind` of one.
+    """
+    models: list[Any] = [cls]
     for part in path:
-        field = getattr(model, "model_fields", {}).get(part)
-        model = getattr(field, "annotation", None)
-    return list(getattr(model, "model_fields", {}))
+        fields = [model.model_fields[part] for model in models if part in model.model_fields]
+        if fields:
+            kinds = [field.annotation for field in fields]
+            members = [member for kind in kinds for member in get_args(kind) or (kind,)]
+            models = [member for member in members if hasattr(member, "model_fields")]
+        else:
+            tags = [(model, model.model_fields.get("kind")) for model in models]
+            models = [model for model, tag in tags if tag is not None and tag.default == part]
+    return [name for model in models for name in model.model_fields]
 
 
 def _explain(error: pydantic.ValidationError, cls: type[pydantic.BaseModel]) -> str:

@@ -136,6 +136,11 @@ def _join_bias(arrays: dict[str, Array], keeps_last: bool) -> None:
     if missing:
         raise CheckpointError(f"torch layout: missing {missing}; expected both of {TORCH_BIASES}")
     bias, other = (np.array(arrays.pop(name)) for name in TORCH_BIASES)
+    if bias.shape != other.shape or bias.ndim != 1:
+        raise CheckpointError(
+            f"torch layout: expected {TORCH_BIASES} of one length, got shapes {bias.shape} and "
+            f"{other.shape}"
+        )
     if keeps_last:
         size = len(other) // 3
         arrays["core.bias_n"] = other[-size:].copy()

@@ -65,7 +65,7 @@ def unroll(
     cell = cell_of(spec.core)
     state = cell.start(ops, spec.core, p, x.shape[0], memory, given or {})
     outputs = []
-    for t, z in enumerate(cell.project(ops, spec.core, p, x)):
+    for t, z in enumerate(cell.project(ops, spec.core, p, x, first)):
         state = cell.step(ops, spec.core, p, z, state, first + t)
         outputs.append(state.output)
     return outputs, state

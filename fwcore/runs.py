@@ -6,6 +6,7 @@ spec.json  run.json  metrics.jsonl  best  last  DONE  checkpoints/step-00000100/
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
@@ -85,7 +86,12 @@ class RunFolder:
         except OSError as error:
             raise FileError(f"out: {path} cannot be written: {error.strerror}") from error
         folder = cls(path)
-        folder.write_json("spec.json", spec.json_data())
+        try:
+            folder.write_json("spec.json", spec.json_data())
+        except FileError:
+            with contextlib.suppress(OSError):  # the first failure is the news
+                path.rmdir()
+            raise
         return folder
 
     @classmethod
@@ -131,29 +137,51 @@ class RunFolder:
         """Write a JSON file of the run, whole or not at all."""
         checkpoint.write_text(self.path / name, json.dumps(data, indent=1) + "\n")
 
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """A JSON file of the run that holds an object; None if there is no such file.
+
+        Raises:
+            CheckpointError: it is damaged.
+        """
+        path = self.path / name
+        if not path.exists():
+            return None
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path}: cannot be read: {error}") from error
+        if not isinstance(found, dict):
+            raise CheckpointError(f"{path}: expected a JSON object, got {type(found).__name__}")
+        return found
+
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """Add one line to `metrics.jsonl`.
 
         Raises:
             FileError: it cannot be written.
         """
+        path = self.path / "metrics.jsonl"
         try:
-            with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
         except OSError as error:
-            raise FileError(f"{file.name}: cannot be written: {error.strerror}") from error
+            raise FileError(f"{path}: cannot be written: {error.strerror}") from error
 
     def drop_metrics_after(self, step: int) -> None:
-        """Drop the lines of steps that the checkpoint at `step` has not made yet."""
+        """Drop the lines of steps that the checkpoint at `step` has not made yet.
+
+        A test line goes too: it is the last of a run, and a run that goes on writes it again.
+        """
         path = self.path / "metrics.jsonl"
         if not path.exists():
             return
         kept = []
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                if json.loads(line)["step"] <= step:
+                found = json.loads(line)
+                if found["step"] <= step and found["split"] != "test":
                     kept.append(line)
-            except ValueError:
+            except (ValueError, TypeError, KeyError):
                 break  # a line half written when the process died: nothing good follows it
         checkpoint.write_text(path, "".join(f"{line}\n" for line in kept))
 
@@ -162,7 +190,10 @@ class RunFolder:
         path = self.path / name
         if not path.is_file():
             return None
-        target = path.read_text(encoding="utf-8").strip()
+        try:
+            target = path.read_text(encoding="utf-8", errors="replace").strip()
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
         if not STEP_NAME.fullmatch(target):
             raise CheckpointError(f"{path}: expected a name like step-00000100, got {target!r}")
         return self.path / "checkpoints" / target
@@ -193,7 +224,7 @@ class RunFolder:
                 f"train: a weight is not finite at step {progress.step}; the last good checkpoint "
                 f"is {self.latest()}; try a smaller --lr or --clip 1"
             )
-        name = f"step-{progress.step:08d}"
+        name = _step_name(progress.step)
         folder = self.path / "checkpoints" / name
         checkpoint.write(folder, spec, weights, moments, progress)
         checkpoint.write_text(self.path / "last", f"{name}\n")
@@ -215,6 +246,7 @@ class RunFolder:
         """Put the last checkpoint into a model that has begun training; a new run starts at 0."""
         path = self.latest()
         if path is None:
+            self.drop_metrics_after(-1)
             return Progress()
         found = checkpoint.read(path)
         if found.moments is None:
@@ -222,6 +254,8 @@ class RunFolder:
         model.load_parameters(found.params)
         model.load_optimizer_state(found.moments, found.progress.step)
         self.drop_metrics_after(found.progress.step)
+        if found.progress.best is not None:  # the process may have died between the two pointers
+            checkpoint.write_text(self.path / "best", f"{_step_name(found.progress.best.step)}\n")
         return found.progress.model_copy(deep=True)
 
     def load_best(self) -> Checkpoint:
@@ -238,6 +272,11 @@ class RunFolder:
     def finish(self, result: Mapping[str, Any]) -> None:
         """Mark the run as done with its final result."""
         self.write_json("DONE", dict(result))
+
+
+def _step_name(step: int) -> str:
+    """The name of the checkpoint folder of a step."""
+    return f"step-{step:08d}"
 
 
 def find_checkpoint(path: Path) -> Checkpoint:

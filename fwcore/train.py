@@ -228,11 +228,13 @@ class _Loop:
         new = Best(step=self.at.step, error_pct=found["error_pct"], loss=found["loss"])
         if self.at.best is None or new.rank() < self.at.best.rank():
             self.at.best = new
+        self.clock = time.perf_counter()  # evaluation is not training time
 
     def save(self) -> None:
         """A checkpoint of this step; metrics reach the disk first."""
         self.pull()
         self.folder.save(self.model, self.spec, self.at)
+        self.clock = time.perf_counter()
 
     def due(self, every: int) -> bool:
         """Whether something done every so many updates is due now; the last update always is."""
@@ -241,7 +243,7 @@ class _Loop:
     def run(self, stop_after: int | None) -> None:
         """Updates until the end, a stop after so many updates, or a signal."""
         if self.at.step == 0:
-            self.save()  # so that there is always a good checkpoint to go back to
+            self.save_if_new()  # so that there is always a good checkpoint to go back to
         first = self.at.step
         while self.at.step < self.total:
             self.update()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import mlx.core as mx
@@ -36,12 +37,14 @@ class MlxOps:
         return mx.tanh(x)
 
     def sigmoid(self, x: mx.array) -> mx.array:
-        """See `Ops.sigmoid`."""
-        return mx.sigmoid(x)
+        """See `Ops.sigmoid`. `mx.sigmoid` is good to float32 only, even for float64."""
+        return mx.sigmoid(x) if self.dtype != mx.float64 else 0.5 * (1.0 + mx.tanh(0.5 * x))
 
     def exp(self, x: mx.array) -> mx.array:
-        """See `Ops.exp`."""
-        return mx.exp(x)
+        """See `Ops.exp`. `mx.exp` is good to float32 only, even for float64; a power is exact."""
+        if self.dtype != mx.float64:
+            return mx.exp(x)
+        return mx.power(mx.array(math.e, dtype=mx.float64), x)
 
     def log(self, x: mx.array) -> mx.array:
         """See `Ops.log`."""
@@ -52,8 +55,11 @@ class MlxOps:
         return mx.mean(x)
 
     def logsumexp(self, x: mx.array) -> mx.array:
-        """See `Ops.logsumexp`."""
-        return mx.logsumexp(x, axis=-1)
+        """See `Ops.logsumexp`; for float64 see `exp`."""
+        if self.dtype != mx.float64:
+            return mx.logsumexp(x, axis=-1)
+        highest = mx.stop_gradient(mx.max(x, axis=-1, keepdims=True))
+        return highest[..., 0] + mx.log(mx.sum(self.exp(x - highest), axis=-1))
 
     def argmax(self, x: mx.array) -> mx.array:
         """See `Ops.argmax`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import warnings
 from pathlib import Path
 
 import torch
@@ -21,16 +21,18 @@ def read_state_dict(path: Path) -> dict[str, NumpyArray]:
         CheckpointError: it is damaged, holds other things than tensors, or would run code.
     """
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        first_line = str(error).splitlines()[0]
-        raise CheckpointError(f"{path}: refused: not a plain state dict ({first_line})") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols: such a file is refused anyway
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file makes torch raise almost anything
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{path}: refused: not a plain state dict ({why})") from error
     if not isinstance(found, dict) or not all(isinstance(v, torch.Tensor) for v in found.values()):
         raise CheckpointError(
             f"{path}: expected a state dict of tensors, got {type(found).__name__}"
         )
     small = (torch.float16, torch.bfloat16)
     return {
-        str(name): (value.float() if value.dtype in small else value).numpy()
+        str(name): (value.float() if value.dtype in small else value).detach().numpy()
         for name, value in found.items()
     }

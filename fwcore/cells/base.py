@@ -62,8 +62,11 @@ class Cell(Protocol):
         """The parameter table for I inputs; names begin with `core.`."""
         ...
 
-    def project(self, ops: Ops, spec: Any, p: Weights, x: Array) -> Sequence[Array]:
-        """The slow input of all T steps in one product: (B, T, I) -> T arrays (B, ...)."""
+    def project(self, ops: Ops, spec: Any, p: Weights, x: Array, first: int) -> Sequence[Array]:
+        """The slow input of all T steps in one product: (B, T, I) -> T arrays (B, ...).
+
+        `first` is the number of the first of these time steps.
+        """
         ...
 
     def start(

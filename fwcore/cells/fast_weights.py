@@ -117,15 +117,15 @@ class FastState(NamedTuple):
         return {"h": self.h} if fast is None else {"h": self.h, "A": fast}
 
 
-def project(ops: Ops, spec: Spec, p: Weights, x: Array) -> Sequence[Array]:
+def project(ops: Ops, spec: Spec, p: Weights, x: Array, first: int) -> Sequence[Array]:
     """C x(t) for all steps, C_int x(t) at the steps that integrate: T arrays (B, R)."""
     projected = ops.unbind(x @ p["core.c"].T, 1)
-    steps = [t for t in spec.integrate if t < len(projected)]
-    if steps:
+    places = [t - first for t in spec.integrate if first <= t < first + len(projected)]
+    if places:
         inputs = ops.unbind(x, 1)
-        merged = ops.stack([inputs[t] for t in steps], 1) @ p["core.c_int"].T
-        for t, z in zip(steps, ops.unbind(merged, 1), strict=True):
-            projected[t] = z
+        merged = ops.stack([inputs[place] for place in places], 1) @ p["core.c_int"].T
+        for place, z in zip(places, ops.unbind(merged, 1), strict=True):
+            projected[place] = z
     return projected
 
 

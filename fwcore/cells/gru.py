@@ -48,7 +48,7 @@ def parameters(spec: Spec, inputs: int) -> list[Param]:
     return table
 
 
-def project(ops: Ops, spec: Spec, p: Weights, x: Array) -> Sequence[Array]:
+def project(ops: Ops, spec: Spec, p: Weights, x: Array, first: int) -> Sequence[Array]:
     """Wx x(t) + b for all steps: T arrays (B, 3R)."""
     z = x @ p["core.wx"].T
     if spec.norm == "layer":

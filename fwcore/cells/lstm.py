@@ -72,7 +72,7 @@ class LSTMState(NamedTuple):
         return {"h": self.h, "c": self.c}
 
 
-def project(ops: Ops, spec: Spec, p: Weights, x: Array) -> Sequence[Array]:
+def project(ops: Ops, spec: Spec, p: Weights, x: Array, first: int) -> Sequence[Array]:
     """Wx x(t) + b for all steps: T arrays (B, 4R)."""
     z = x @ p["core.wx"].T
     if spec.norm == "layer":

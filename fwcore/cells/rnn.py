@@ -51,7 +51,7 @@ def parameters(spec: Spec, inputs: int) -> list[Param]:
     return table + (layer_norm("core.norm", size) if spec.norm == "layer" else [])
 
 
-def project(ops: Ops, spec: Spec, p: Weights, x: Array) -> Sequence[Array]:
+def project(ops: Ops, spec: Spec, p: Weights, x: Array, first: int) -> Sequence[Array]:
     """U x(t) + b for all steps: T arrays (B, R)."""
     return ops.unbind(x @ p["core.wx"].T + p["core.bias"], 1)
 

@@ -1,0 +1,207 @@
+"""What several tests share: every variant of every cell, its oracle, random weights, engines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+import backends
+from backends.contract import Backend, Compiled
+from fwcore import model
+from fwcore.cells.base import CellSpec
+from fwcore.memory import FORMS
+from fwcore.params import Param, initialise
+from fwcore.spec import ModelSpec
+from tests import oracle
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Fields = dict[str, Any]
+
+REAL_FORMS = tuple(form for form in FORMS if form != "auto")
+
+# --- engines ------------------------------------------------------------------------------
+
+
+def dtypes_of(name: str) -> tuple[str, ...]:
+    """The number types to test: backends that train must have both, a reference float64."""
+    return ("float64", "float32") if name in backends.TRAINING_ORDER else ("float64",)
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A backend in one number type; float64 on the CPU, because no GPU of MLX has it."""
+
+    backend: Backend
+    dtype: str
+
+    @property
+    def name(self) -> str:
+        return self.backend.name
+
+    def compile(
+        self, spec: ModelSpec, params: Mapping[str, Array] | None = None, memory: str = "auto"
+    ) -> Compiled:
+        device = "cpu" if self.dtype == "float64" else "auto"
+        return self.backend.compile(spec, params, device=device, dtype=self.dtype, memory=memory)
+
+
+# --- variants of the cells ----------------------------------------------------------------
+
+# the control signal of the multi-level memory; steps past the end of a sequence are dropped
+PLANS: dict[str, Fields] = {
+    "flat": {},
+    "store": {"store": (0, 2, 3, 6)},
+    "wipe": {"store": (0, 2, 4), "wipe": True},
+    "levels": {"store": (0, 3, 5), "wipe": True, "integrate": (2, 3, 6)},
+    "wipe-always": {"wipe": True},
+    "integrate": {"integrate": (0, 1, 4)},
+}
+
+
+def fast_weights(norm: str, write: str, sustained: str, inner: int, plan: str) -> Fields:
+    """One variant. Without a norm around the reads only a small rate keeps the numbers finite."""
+    return {
+        "kind": "fast-weights",
+        "norm": norm,
+        "write": write,
+        "sustained": sustained,
+        "inner_steps": inner,
+        "decay": 0.9,
+        "rate": 0.5 if norm == "sum" else {0: 0.2, 1: 0.05, 3: 0.01}[inner],
+        **PLANS[plan],
+    }
+
+
+FAST: dict[str, Fields] = {
+    "-".join(("fast", norm, write, sustained, f"S{inner}", plan)): fast_weights(
+        norm, write, sustained, inner, plan
+    )
+    for norm, write, sustained, inner, plan in product(
+        ("sum", "none", "slow"),
+        ("final", "preliminary"),
+        ("boundary", "identity"),
+        (0, 1, 3),
+        PLANS,
+    )
+}
+
+PLAIN: dict[str, Fields] = {
+    **{
+        f"rnn-{activation}-{norm}": {"kind": "rnn", "activation": activation, "norm": norm}
+        for activation, norm in product(("relu", "tanh"), ("none", "layer"))
+    },
+    **{
+        f"{kind}-{norm}": {"kind": kind, "norm": norm}
+        for kind, norm in product(("lstm", "gru"), ("none", "layer"))
+    },
+}
+
+VARIANTS: dict[str, Fields] = {**FAST, **PLAIN}
+
+# one of each kind where all of them would take too long
+SOME = (
+    "fast-sum-final-boundary-S1-flat",
+    "fast-sum-final-boundary-S3-levels",
+    "fast-none-preliminary-identity-S1-store",
+    "fast-slow-final-identity-S3-wipe",
+    "fast-sum-preliminary-boundary-S0-integrate",
+    *PLAIN,
+)
+
+
+def core_of(variant: str, size: int, **more: Any) -> Fields:
+    return {**VARIANTS[variant], "size": size, **more}
+
+
+def core_only(core: Mapping[str, Any], inputs: int) -> ModelSpec:
+    """A model whose core sees the numbers that go in; its head is as small as can be."""
+    return ModelSpec.parse(
+        {
+            "encoder": {"kind": "identity", "features": inputs},
+            "core": dict(core),
+            "head": {"hidden": 0, "classes": 2},
+        },
+        "test",
+    )
+
+
+def forms_of(core: CellSpec) -> tuple[str, ...]:
+    """The memory forms to run: all of them for the cell that has a memory."""
+    return REAL_FORMS if hasattr(core, "store") else ("auto",)
+
+
+# --- the oracle of a spec -----------------------------------------------------------------
+
+
+def _fast_core(spec: Any, p: oracle.Params, x: Array) -> tuple[Array, oracle.States]:
+    time, decay, rate = x.shape[1], spec.decay, spec.rate
+    if spec.trained:
+        decay = 1 / (1 + math.exp(-float(p["core.decay_logit"])))
+        rate = math.exp(float(p["core.log_rate"]))
+    return oracle.fast_weights(
+        p,
+        x,
+        inner_steps=spec.inner_steps,
+        decay=decay,
+        rate=rate,
+        norm=spec.norm,
+        write=spec.write,
+        sustained=spec.sustained,
+        store=None if spec.store is None else [t for t in spec.store if t < time],
+        wipe=spec.wipe,
+        integrate=[t for t in spec.integrate if t < time],
+    )
+
+
+def _rnn_core(spec: Any, p: oracle.Params, x: Array) -> tuple[Array, oracle.States]:
+    return oracle.rnn(p, x, activation=spec.activation, norm=spec.norm == "layer")
+
+
+def _lstm_core(spec: Any, p: oracle.Params, x: Array) -> tuple[Array, oracle.States]:
+    return oracle.lstm(p, x, norm=spec.norm == "layer")
+
+
+def _gru_core(spec: Any, p: oracle.Params, x: Array) -> tuple[Array, oracle.States]:
+    return oracle.gru(p, x, norm=spec.norm == "layer")
+
+
+ORACLES: dict[str, Callable[[Any, oracle.Params, Array], tuple[Array, oracle.States]]] = {
+    "fast-weights": _fast_core,
+    "rnn": _rnn_core,
+    "lstm": _lstm_core,
+    "gru": _gru_core,
+}
+
+
+def oracle_core(core: CellSpec) -> oracle.Core:
+    """The oracle of a core: (params, x (B, T, I)) -> (hs (B, T, R), final states)."""
+    return partial(ORACLES[core.kind], core)
+
+
+# --- random numbers, all of them exact in float32 -----------------------------------------
+
+
+def exact(array: Array) -> Array:
+    """Float64 numbers that float32 holds exactly, so that no type begins with an error."""
+    return np.asarray(array, dtype=np.float32).astype(np.float64)
+
+
+def noise(seed: int, *shape: int) -> Array:
+    return exact(np.random.default_rng(seed).normal(size=shape))
+
+
+def random_params(table: list[Param], seed: int = 0, spread: float = 0.3) -> dict[str, Array]:
+    """First values plus noise, so that gains, biases and W are not trivial."""
+    random = np.random.default_rng(seed)
+    first = initialise(table, seed, np.float64)
+    return {n: exact(a + spread * random.normal(size=a.shape)) for n, a in first.items()}
+
+
+def params_of(spec: ModelSpec, seed: int = 0, spread: float = 0.3) -> dict[str, Array]:
+    return random_params(model.parameters(spec), seed, spread)

@@ -1,0 +1,103 @@
+"""Fixtures: one per backend of the registry, and a switch that lets MLX run without compiling."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import backends
+from backends.contract import Backend
+from fwcore.errors import BackendError
+from tests.cases import Engine, dtypes_of
+
+REQUIRED = "FWT_REQUIRE_BACKENDS"  # names, separated by commas, that must not be skipped
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """For this process and every process that a test starts; both are read at import."""
+    os.environ["FWT_OFFLINE"] = "1"
+    # models this small lose a factor of 30 to threads that wait for each other on busy cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def required() -> set[str]:
+    """The names in the environment variable; one that is no backend would demand nothing."""
+    names = {name.strip() for name in os.environ.get(REQUIRED, "").split(",")} - {""}
+    unknown = names - backends.BACKENDS.keys()
+    if unknown:
+        raise ValueError(f"{REQUIRED}: no such backend: {', '.join(sorted(unknown))}")
+    return names
+
+
+def need(name: str) -> Backend:
+    """A backend, or the test is skipped with the reason, or failed where it is required."""
+    demanded = name in required()
+    try:
+        return backends.load(name)
+    except BackendError as error:
+        if demanded:
+            pytest.fail(f"{REQUIRED} names {name}, but: {error}")
+        pytest.skip(str(error))
+
+
+def engine(name: str, dtype: str) -> Engine:
+    return Engine(need(name), dtype)
+
+
+def engines(names: Any, dtypes: tuple[str, ...] = ("float64", "float32")) -> list[Any]:
+    """(backend, dtype) of every number type that a backend has."""
+    pairs = [(name, dtype) for name in names for dtype in dtypes if dtype in dtypes_of(name)]
+    return [pytest.param(pair, id="-".join(pair)) for pair in pairs]
+
+
+@pytest.fixture(params=list(backends.BACKENDS), name="backend")
+def _backend(request: pytest.FixtureRequest) -> Backend:
+    return need(request.param)
+
+
+@pytest.fixture(params=list(backends.TRAINING_ORDER), name="training_backend")
+def _training_backend(request: pytest.FixtureRequest) -> Backend:
+    return need(request.param)
+
+
+@pytest.fixture(params=engines(backends.BACKENDS), name="engine")
+def _engine(request: pytest.FixtureRequest) -> Engine:
+    """Every backend in every number type it has."""
+    return engine(*request.param)
+
+
+@pytest.fixture(params=engines(backends.TRAINING_ORDER), name="training_engine")
+def _training_engine(request: pytest.FixtureRequest) -> Engine:
+    """Every backend that trains, in every number type it has."""
+    return engine(*request.param)
+
+
+@pytest.fixture(params=engines(backends.TRAINING_ORDER, ("float64",)), name="exact_engine")
+def _exact_engine(request: pytest.FixtureRequest) -> Engine:
+    """Every backend that trains, in float64."""
+    return engine(*request.param)
+
+
+@pytest.fixture(name="both")
+def _both() -> dict[str, Engine]:
+    """All backends that train, in float32, by name."""
+    return {name: engine(name, "float32") for name in backends.TRAINING_ORDER}
+
+
+@pytest.fixture(name="eager")
+def _eager() -> Iterator[None]:
+    """MLX runs what it would compile: the same operations, without seconds of g++ a graph."""
+    if not backends.installed("mlx"):
+        yield
+        return
+    need("mlx")  # decides on TF32 before MLX is imported
+    import mlx.core as mx
+
+    mx.disable_compile()
+    try:
+        yield
+    finally:
+        mx.enable_compile()

@@ -1,0 +1,233 @@
+"""Training: torch and MLX alike, a stopped run like an unstopped one, one backend after the other.
+
+The task has the sizes of the real recipe, with fewer strings; dropout, weight decay, clipping and
+a cosine are switched on so that all of a run's state must survive a stop.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import backends
+import tasks
+from backends.contract import Backend
+from fwcore import checkpoint, model
+from fwcore.batches import BatchOrder
+from fwcore.params import initialise
+from fwcore.runs import RunFolder
+from fwcore.spec import RunSpec
+from fwcore.train import Data, train
+from tasks.base import SPLITS
+from tasks.recipe import recipe
+from tests.cases import Array
+from tests.conftest import need
+from tests.tolerances import assert_close
+
+HALF, WHOLE = 50, 100
+TIMES = {"elapsed_s", "time", "examples_per_s"}
+
+
+def run_spec(seed: int = 0) -> RunSpec:
+    name, settings = recipe("retrieval", "fast-weights", 20)
+    more = {"dropout": 0.1, "head_dropout": 0.1, "weight_decay": 0.01, "clip": 1.0}
+    base = {key: value for key, value in settings["train"].items() if key != "epochs"}
+    return RunSpec.parse(
+        {
+            "recipe": name,
+            "task": {"kind": "retrieval", "train": 4000, "val": 1000, "test": 1000},
+            "model": {
+                "encoder": {"kind": "embedding", "symbols": 37},
+                "core": {"kind": "fast-weights", **settings["core"]},
+                "head": {"classes": 10},
+            },
+            "train": {
+                **base,
+                **more,
+                "schedule": "cosine",
+                "steps": WHOLE,
+                "seed": seed,
+            },
+            # neither a line of metrics nor a validation falls on the stop
+            "report": {"log_every": 7, "eval_every": 40, "save_every": 60, "keep": 9},
+        },
+        "test",
+    )
+
+
+@pytest.fixture(name="data", scope="module")
+def _data() -> Data:
+    task = tasks.load(tasks.parse(run_spec().task))
+    return Data(*(task.split(name) for name in SPLITS))
+
+
+@dataclass
+class Listening:
+    """A model that keeps the loss of every update that the loop fetches."""
+
+    made: Any
+    losses: list[float] = field(default_factory=list)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.made, name)
+
+    def fetch(self, stats: Sequence[Any]) -> Array:
+        rows: Array = self.made.fetch(stats)
+        self.losses += rows[:, 0].tolist()
+        return rows
+
+
+def go(
+    path: Path, backend: Backend, data: Data, stop_after: int | None = None, seed: int = 0
+) -> list[float]:
+    """Start or go on with a run; gives the loss of each update of this call."""
+    spec = run_spec(seed)
+    folder = RunFolder.open(path) if path.exists() else RunFolder.create(path, spec)
+    first = initialise(model.parameters(spec.model), spec.train.seed)
+    made = Listening(backend.compile(spec.model, first))
+    with folder:
+        result = train(made, spec, data, folder, stop_after=stop_after)
+    assert (result is None) == (stop_after is not None)
+    return made.losses
+
+
+@dataclass(frozen=True)
+class Runs:
+    """A run that was not stopped, and one that was stopped half way, of each backend."""
+
+    root: Path
+    losses: dict[str, list[float]]
+
+    def whole(self, name: str) -> Path:
+        return self.root / f"{name}-whole"
+
+    def half(self, name: str) -> Path:
+        return self.root / f"{name}-half"
+
+
+@pytest.fixture(name="runs", scope="module")
+def _runs(tmp_path_factory: pytest.TempPathFactory, data: Data) -> Runs:
+    runs = Runs(tmp_path_factory.mktemp("runs"), {})
+    for name in backends.TRAINING_ORDER:
+        backend = need(name)
+        runs.losses[name] = go(runs.whole(name), backend, data)
+        go(runs.half(name), backend, data, HALF)
+    return runs
+
+
+def tensors(path: Path, step: int, file: str) -> dict[str, Array]:
+    return checkpoint.read_tensors(path / "checkpoints" / f"step-{step:08d}" / file)[0]
+
+
+def metrics(path: Path) -> list[dict[str, Any]]:
+    lines = (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
+
+
+def validation(path: Path) -> dict[str, Any]:
+    return [line for line in metrics(path) if line["split"] == "val"][-1]
+
+
+# --- two backends -------------------------------------------------------------------------
+
+
+def test_the_first_hundred_losses_agree(runs: Runs) -> None:
+    for name, losses in runs.losses.items():
+        assert len(losses) == WHOLE
+        assert np.mean(losses[:5]) > 2.2, f"{name} begins at the loss of guessing, ln 10"
+        assert np.mean(losses[-20:]) < np.mean(losses[:20]) - 0.02, f"{name} learns"
+    want, got = runs.losses["torch"], runs.losses["mlx"]
+    for step in range(WHOLE):  # each of them relative to itself
+        label = f"loss of update {step}"
+        assert_close(label, want[step], got[step], "training losses", "float32", "torch-mlx")
+
+
+def test_two_backends_end_with_the_same_weights(runs: Runs) -> None:
+    same_end(runs.whole("torch"), runs.whole("mlx"))
+
+
+def same_end(want: Path, got: Path) -> None:
+    pair = ("trained", "float32", "torch-mlx")
+    for name, array in tensors(want, WHOLE, checkpoint.MODEL_FILE).items():
+        assert_close(name, array, tensors(got, WHOLE, checkpoint.MODEL_FILE)[name], *pair)
+    losses = [validation(path) for path in (want, got)]
+    assert [line["step"] for line in losses] == [WHOLE, WHOLE]
+    assert_close("validation loss", losses[0]["loss"], losses[1]["loss"], *pair)
+
+
+@pytest.mark.parametrize(("first", "then"), list(permutations(backends.TRAINING_ORDER, 2)))
+def test_half_on_one_and_half_on_the_other_ends_where_either_ends(
+    first: str, then: str, runs: Runs, data: Data, tmp_path: Path
+) -> None:
+    path = tmp_path / "run"
+    shutil.copytree(runs.half(first), path)
+    losses = go(path, need(then), data)
+    assert len(losses) == WHOLE - HALF
+    for name in backends.TRAINING_ORDER:
+        same_end(runs.whole(name), path)
+
+
+# --- one backend --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", backends.TRAINING_ORDER)
+def test_two_halves_are_the_whole_to_the_bit(
+    name: str, runs: Runs, data: Data, tmp_path: Path
+) -> None:
+    path = tmp_path / "run"
+    shutil.copytree(runs.half(name), path)
+    assert RunFolder.open(path).latest_step() == HALF
+    losses = go(path, need(name), data)
+    assert losses == runs.losses[name][HALF:]
+    for step in (60, WHOLE):
+        for file in (checkpoint.MODEL_FILE, checkpoint.OPTIMIZER_FILE):
+            want = tensors(runs.whole(name), step, file)
+            got = tensors(path, step, file)
+            assert {n: a.tobytes() for n, a in want.items()} == {
+                n: a.tobytes() for n, a in got.items()
+            }, f"{file} of step {step}"
+    assert metrics(path) == metrics(runs.whole(name))
+    assert len(metrics(path)) == 15 + 3 + 1  # training at 7..98 and 100; validation; test
+
+
+@pytest.mark.parametrize("name", backends.TRAINING_ORDER)
+def test_a_run_is_the_same_twice(name: str, runs: Runs) -> None:
+    """The half is a run of its own up to its stop."""
+    lines = [line for line in metrics(runs.whole(name)) if line["step"] <= HALF]
+    assert metrics(runs.half(name)) == lines
+    assert [line["step"] for line in lines] == [7, 14, 21, 28, 35, 40, 42, 49]
+
+
+def test_the_metrics_have_the_same_keys_on_every_backend(runs: Runs) -> None:
+    keys = {
+        name: [sorted(line) for line in metrics(runs.whole(name))]
+        for name in backends.TRAINING_ORDER
+    }
+    assert len({json.dumps(lines) for lines in keys.values()}) == 1
+
+
+# --- seeds --------------------------------------------------------------------------------
+
+
+def test_seeds_0_and_1_are_two_runs(
+    training_backend: Backend, runs: Runs, data: Data, tmp_path: Path
+) -> None:
+    table = model.parameters(run_spec().model)
+    zero, one = initialise(table, 0), initialise(table, 1)
+    drawn = [name for name in zero if np.unique(zero[name]).size > 2]
+    assert len(drawn) >= 6
+    for name in drawn:
+        assert not np.array_equal(zero[name], one[name]), name
+    rows = [BatchOrder(seed, 4000, 128).rows(0).tolist() for seed in (0, 1)]
+    assert rows[0] != rows[1]
+    losses = go(tmp_path / "run", training_backend, data, 2, seed=1)
+    before = runs.losses[training_backend.name][:2]
+    assert min(abs(a - b) for a, b in zip(losses, before, strict=True)) > 1e-4

@@ -1,0 +1,96 @@
+"""How far two results may be apart: one table, and the one function that compares by it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+
+class Bound(NamedTuple):
+    """The largest difference allowed, as a part of the largest wanted number, and why."""
+
+    rtol: float
+    reason: str
+
+
+ROUNDING = "sums of a few hundred terms, each rounded to this type, in another order"
+AMPLIFIED = "the same, passed through T steps of the recurrence"
+FORMS = "the memory forms add the same terms in another order"
+DIFFERENCES = "central differences of step 1e-6 are themselves good to about 1e-9"
+
+# (quantity, dtype, pair) -> bound. A pair is `oracle` (the scalar loops, or a formula in a test),
+# `own` (a framework's own layer), `self` (one backend, two ways), two backends, or a backend and
+# the oracle where that backend alone needs more room.
+TOLERANCES: dict[tuple[str, str, str], Bound] = {
+    ("outputs", "float64", "oracle"): Bound(1e-13, AMPLIFIED),
+    ("outputs", "float32", "oracle"): Bound(2e-5, AMPLIFIED),
+    ("states", "float64", "oracle"): Bound(1e-13, AMPLIFIED),
+    ("states", "float32", "oracle"): Bound(2e-5, AMPLIFIED),
+    ("outputs", "float64", "self"): Bound(1e-13, FORMS),
+    ("outputs", "float32", "self"): Bound(2e-5, FORMS),
+    ("states", "float64", "self"): Bound(1e-13, FORMS),
+    ("states", "float32", "self"): Bound(2e-5, FORMS),
+    ("outputs", "float32", "own"): Bound(1e-6, ROUNDING),
+    ("outputs", "float64", "own"): Bound(1e-13, ROUNDING),
+    ("logits", "float64", "oracle"): Bound(1e-13, AMPLIFIED),
+    ("logits", "float32", "oracle"): Bound(2e-5, AMPLIFIED),
+    ("logits", "float32", "self"): Bound(1e-6, "a compiled graph fuses multiplies and adds"),
+    ("loss", "float64", "oracle"): Bound(1e-13, AMPLIFIED),
+    ("loss", "float32", "oracle"): Bound(1e-5, AMPLIFIED),
+    ("gradients", "float64", "oracle"): Bound(1e-6, DIFFERENCES),
+    ("gradients", "float32", "torch-mlx"): Bound(1e-4, "the product's promise (fwt verify)"),
+    ("updates", "float64", "oracle"): Bound(1e-12, ROUNDING),
+    ("updates", "float32", "oracle"): Bound(2e-5, "weights near 1 move by 1e-2 an update"),
+    ("updates", "float64", "mlx-oracle"): Bound(2e-5, "mlx.optimizers corrects bias in float32"),
+    ("updates", "float32", "mlx-oracle"): Bound(3e-5, "mlx.optimizers corrects bias in float32"),
+    ("moments", "float64", "oracle"): Bound(1e-13, ROUNDING),
+    ("moments", "float32", "oracle"): Bound(2e-6, ROUNDING),
+    ("training losses", "float32", "torch-mlx"): Bound(1e-5, "100 updates amplify rounding"),
+    ("trained", "float32", "torch-mlx"): Bound(1e-3, "100 updates amplify rounding"),
+}
+
+
+def assert_close(
+    name: str,
+    want: npt.ArrayLike,
+    got: npt.ArrayLike,
+    quantity: str,
+    dtype: str,
+    pair: str,
+    floor: float = 0.0,
+) -> float:
+    """Hold `got` against `want` by the table's bound; gives back the relative difference.
+
+    Args:
+        name: what is compared, for the message.
+        quantity, dtype, pair: the row of the table.
+        floor: the least size the difference is taken relative to, for a quantity that may be 0.
+
+    Raises:
+        AssertionError: another shape, a number that is not finite, or too large a difference.
+    """
+    bound = TOLERANCES[quantity, dtype, pair]
+    wanted, given = np.asarray(want, np.float64), np.asarray(got, np.float64)
+    label = f"{name} ({quantity}, {dtype}, {pair})"
+    assert wanted.shape == given.shape, f"{label}: shape {given.shape}, expected {wanted.shape}"
+    assert wanted.size, f"{label}: nothing to compare"
+    for kind, array in (("wanted", wanted), ("given", given)):
+        assert np.isfinite(array).all(), f"{label}: {kind} numbers are not all finite"
+    gap = np.abs(given - wanted)
+    scale = max(float(np.abs(wanted).max()), floor)
+    worst = float(gap.max())
+    assert worst <= bound.rtol * scale, _report(label, wanted, given, gap, bound)
+    return worst / scale if scale else 0.0
+
+
+def _report(label: str, wanted: Any, given: Any, gap: Any, bound: Bound) -> str:
+    place = tuple(int(i) for i in np.unravel_index(int(gap.argmax()), gap.shape))
+    rms = float(np.sqrt((wanted**2).mean()))
+    ratio = float(np.sqrt((gap**2).mean())) / rms if rms else float("inf")
+    return (
+        f"{label}: max-abs {gap.max():.3e} of largest {np.abs(wanted).max():.3e}, "
+        f"RMS ratio {ratio:.3e}, allowed {bound.rtol:.1e} ({bound.reason}); "
+        f"worst at {place}: wanted {wanted[place]!r}, got {given[place]!r}"
+    )
