@@ -137,12 +137,13 @@ def write_tensors(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str
     Raises:
         FileError: what was read back is not what was to be written.
     """
-    solid = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    # not ascontiguousarray: it gives a single number, of shape (), the shape (1,)
+    solid = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     # not save_file: it makes the file readable for its owner alone, whatever the umask says
     path.write_bytes(_ordered(safetensors.numpy.save(solid, metadata=dict(metadata))))
     sync(path)
     found, _ = read_tensors(path)
-    for name, array in solid.items():
+    for name, array in arrays.items():
         if found[name].tobytes() != array.tobytes() or found[name].shape != array.shape:
             raise FileError(f"{path}: {name!r} reads back other than it was written; disk fault?")
     return sha256(path)
@@ -274,7 +275,8 @@ def write(
             labels = {"format": "pt", "fwt.layout": layout, "fwt.step": str(progress.step)}
             hashes[OPTIMIZER_FILE] = write_tensors(partial / OPTIMIZER_FILE, moments, labels)
         state = State(format_version=FORMAT_VERSION, progress=progress, spec=spec, sha256=hashes)
-        write_text(partial / STATE_FILE, json.dumps(state.json_data(), indent=1) + "\n")
+        text = json.dumps(state.json_data(), indent=1, sort_keys=True)
+        write_text(partial / STATE_FILE, f"{text}\n")
         sync(partial)
         _put_in_place(partial, folder)
     except (OSError, safetensors.SafetensorError) as error:

@@ -28,6 +28,7 @@ TARGETS = np.random.default_rng(23).integers(2, size=(25, BATCH))
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {},
     "betas": {"beta1": 0.5, "beta2": 0.9},
+    "no momentum": {"beta1": 0.0},
     "large epsilon": {"epsilon": 0.05},  # inside the root it would count as 0.22
     "decay": {"weight_decay": 2.0},
     "clip": {"clip": 0.02},
@@ -89,10 +90,9 @@ def check_update(made: Any, dtype: str, train: TrainSpec, step: int) -> float:
     after = numbers_of(made)
     for name in PARAMS:
         label, pair = f"step {step} {name}", (dtype, "oracle")
-        rule = "mlx-oracle" if made.backend == "mlx" else "oracle"
         way, gone = want.p[name] - before.p[name], after.p[name] - before.p[name]
         assert np.abs(way).max() > 1e-4, label
-        assert_close(label, way, gone, "updates", dtype, rule, floor=rate_of(step))
+        assert_close(label, way, gone, "updates", *pair, floor=rate_of(step))
         assert_close(f"{label} m", want.m[name], after.m[name], "moments", *pair)
         assert_close(f"{label} v", want.v[name], after.v[name], "moments", *pair)
     assert stats[0, 2] == pytest.approx(want.norm, rel=1e-5), "the norm is that before clipping"
@@ -209,12 +209,3 @@ def test_the_cosine_goes_from_lr_over_its_half_almost_to_0() -> None:
     cosines = [1, eighth, quarter, last, 0, -last, -quarter, -eighth]
     assert got == pytest.approx([0.1 * (1 + c) for c in cosines], abs=1e-15)
     assert all(a > b > 0 for a, b in pairwise(got))
-
-
-@pytest.mark.parametrize("schedule", ["constant", "cosine"])
-def test_the_warm_up_rises_linearly_and_the_rest_follows(schedule: str) -> None:
-    train = TrainSpec(steps=12, lr=0.2, schedule=schedule, warmup=0.25)
-    got = [learning_rate(train, step, 12) for step in range(12)]
-    assert got[:3] == pytest.approx([0.2 / 3, 0.4 / 3, 0.2])
-    shorter = TrainSpec(steps=9, lr=0.2, schedule=schedule)
-    assert got[3:] == pytest.approx([learning_rate(shorter, step, 9) for step in range(9)])

@@ -8,8 +8,9 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from mlx import nn, optimizers, utils
+from mlx import nn, utils
 
+from backends.mlx.adam import Adam
 from backends.mlx.module import Network
 from backends.mlx.ops import MlxOps
 from fwcore import model
@@ -44,7 +45,7 @@ class MlxCompiled:
             mx.eval(self.module.parameters())
         self._forward = mx.compile(self.module.__call__, inputs=self.module.state)
         self._measure = mx.compile(partial(self._loss, self.module), inputs=self.module.state)
-        self._optimizer: optimizers.Adam | None = None
+        self._optimizer: Adam | None = None
         self._step: Step | None = None
 
     def _native(self, params: Mapping[str, NumpyArray]) -> dict[str, NumpyArray]:
@@ -105,8 +106,8 @@ class MlxCompiled:
     def begin_training(self, train: TrainSpec) -> None:
         """See `Trainable.begin_training`. The optimiser is set up before tracing, so one trace."""
         with mx.stream(self._device):
-            self._optimizer = optimizers.Adam(
-                learning_rate=train.lr,
+            self._optimizer = Adam(
+                learning_rate=self._rate(train.lr),
                 betas=[train.beta1, train.beta2],
                 eps=train.epsilon,
                 bias_correction=True,
@@ -114,7 +115,7 @@ class MlxCompiled:
             self._optimizer.init(self.module.trainable_parameters())
             self._step = self._traced_step(train, self._optimizer)
 
-    def _traced_step(self, train: TrainSpec, optimizer: optimizers.Adam) -> Step:
+    def _traced_step(self, train: TrainSpec, optimizer: Adam) -> Step:
         """One update as one compiled function of (batch, learning rate, masks)."""
         measure = nn.value_and_grad(self.module, partial(self._loss, self.module))
         state = [self.module.state, optimizer.state]
@@ -147,7 +148,11 @@ class MlxCompiled:
         shrunk = [(name, a * factor) for name, a in flat if self._table[name].decays]
         self.module.update(utils.tree_unflatten(shrunk), strict=False)
 
-    def _adam(self) -> optimizers.Adam:
+    def _rate(self, lr: float) -> mx.array:
+        """A learning rate in the type in which the weights are kept."""
+        return mx.array(lr, dtype=mx.float64 if self._ops.dtype == mx.float64 else mx.float32)
+
+    def _adam(self) -> Adam:
         if self._optimizer is None:
             raise RuntimeError("begin_training was not called")
         return self._optimizer
@@ -161,8 +166,7 @@ class MlxCompiled:
             raise RuntimeError("begin_training was not called")
         with mx.stream(self._device):
             masks = [None if m is None else self._array(m) for m in dropout or (None, None)]
-            rate = mx.array(lr, dtype=mx.float32)
-            stats = step(self._array(inputs), self._array(targets), rate, *masks)
+            stats = step(self._array(inputs), self._array(targets), self._rate(lr), *masks)
             mx.eval(self.module.state, optimizer.state, stats)
         return stats
 
