@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO ?= runs/demo
 
-.PHONY: demo test lint check clean
+.PHONY: demo test results lint check clean
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -23,6 +23,15 @@ demo: $(READY)
 # All tests, with both backends required: a missing one is a failure, not a skip.
 test: $(READY)
 	FWT_REQUIRE_BACKENDS=torch,mlx FWT_OFFLINE=1 $(BIN)/python -m pytest
+
+# The runs behind the README's table: about an hour on two cores. FWT_DATA_DIR names a folder with
+# the full MNIST, else it is downloaded.
+results: $(READY)
+	for seed in 0 1 2; do $(BIN)/fwt train --backend torch --task retrieval --size 20 --seed $$seed --out runs/results/retrieval-r20-s$$seed-torch; done
+	$(BIN)/fwt train --backend torch --task retrieval --size 50 --seed 0 --out runs/results/retrieval-r50-s0-torch
+	$(BIN)/fwt train --backend mlx --task retrieval --size 20 --seed 0 --out runs/results/retrieval-r20-s0-mlx
+	$(BIN)/fwt train --backend torch --task mnist-glimpse --size 50 --seed 0 --dataset mnist --out runs/results/glimpse-r50-s0-torch
+	$(BIN)/python -m tools.collect_results runs/results benchmarks/results/recipes.json
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-
-from fwcore import layers, model
+from fwcore import layers, model, params
 from fwcore.errors import ConfigError
 from fwcore.spec import ModelSpec, TrainSpec
 
@@ -20,8 +18,7 @@ def training_bytes(spec: ModelSpec, train: TrainSpec, steps: int, memory: str) -
     width = 8 if train.dtype == "float64" else 4
     batch, size = train.batch_size, spec.core.size
     inputs = layers.encoder_outputs(spec.encoder)
-    # not params.count: its 64-bit product overflows for sizes that this is made to refuse
-    weights = COPIES * sum(math.prod(param.shape) for param in model.parameters(spec))
+    weights = COPIES * params.count(model.parameters(spec))
     inner = 1 + spec.core.memory_reads
     activations = batch * steps * (inputs + KEPT_PER_STEP * inner * size)
     fast = 0.0

@@ -83,7 +83,7 @@ def _moments(path: Path, spec: RunSpec, layout: str) -> dict[str, Array] | None:
             for name, array in arrays.items()
             if name.startswith(moment)
         }
-        found = layouts.restore(table, kind, part, layout)
+        found = layouts.restore(table, kind, part, layout, moments=True)
         result.update({f"{moment}{name}": array for name, array in found.items()})
     _refuse(params.mismatches(checkpoint.moments_table(table), result), path)
     return result
@@ -111,7 +111,7 @@ def save(target: Path, found: Checkpoint, layout: str) -> None:
         moments = {}
         for moment in MOMENTS:
             part = {p.name: found.moments[f"{moment}{p.name}"] for p in table}
-            native = layouts.export(table, kind, part, layout)
+            native = layouts.export(table, kind, part, layout, moments=True)
             moments.update({f"{moment}{name}": array for name, array in native.items()})
     checkpoint.write(target, found.spec, weights, moments, found.progress, layout)
 

@@ -73,7 +73,11 @@ def permute_in(param: Param, array: Array, layout: str) -> Array:
 
 
 def export(
-    table: Sequence[Param], kind: str, arrays: Mapping[str, Array], layout: str
+    table: Sequence[Param],
+    kind: str,
+    arrays: Mapping[str, Array],
+    layout: str,
+    moments: bool = False,
 ) -> dict[str, Array]:
     """Canonical arrays as a layout names and orders them.
 
@@ -82,6 +86,7 @@ def export(
         kind: the core's kind; a cell that the framework has no layer for keeps its names.
         arrays: by canonical name.
         layout: `fwt`, `torch` or `mlx`.
+        moments: the arrays are an optimiser's moments, not weights.
     """
     names = _names(table, kind, layout)
     result = {
@@ -89,12 +94,16 @@ def export(
         for param in table
     }
     if layout == "torch" and names:
-        _split_bias(result)
+        _split_bias(result, moments)
     return result
 
 
 def restore(
-    table: Sequence[Param], kind: str, arrays: Mapping[str, Array], layout: str
+    table: Sequence[Param],
+    kind: str,
+    arrays: Mapping[str, Array],
+    layout: str,
+    moments: bool = False,
 ) -> dict[str, Array]:
     """The inverse of `export`: canonical names and orders; unknown names stay as they are.
 
@@ -104,7 +113,7 @@ def restore(
     names = _names(table, kind, layout)
     found = dict(arrays)
     if layout == "torch" and names:
-        _join_bias(found, any(param.name == "core.bias_n" for param in table))
+        _join_bias(found, any(param.name == "core.bias_n" for param in table), moments)
     canonical = {native: name for name, native in names.items()}
     params = {param.name: param for param in table}
     result = {}
@@ -120,18 +129,24 @@ def _names(table: Sequence[Param], kind: str, layout: str) -> dict[str, str]:
     return {} if normalised else NATIVE_NAMES[layout].get(kind, {})
 
 
-def _split_bias(arrays: dict[str, Array]) -> None:
-    """One bias into the two of torch.nn: all in the first, zeros (and `bias_n`) in the second."""
+def _split_bias(arrays: dict[str, Array], moments: bool) -> None:
+    """One bias into the two of torch.nn: all in the first, zeros (and `bias_n`) in the second.
+
+    Both have the same gradient, so a moment stands in both.
+    """
     bias = arrays.pop("core.bias")
-    other = np.zeros_like(bias)
+    other = bias.copy() if moments else np.zeros_like(bias)
     if "core.bias_n" in arrays:
         last = arrays.pop("core.bias_n")
         other[-len(last) :] = last
     arrays.update(zip(TORCH_BIASES, (bias, other), strict=True))
 
 
-def _join_bias(arrays: dict[str, Array], keeps_last: bool) -> None:
-    """The two biases of torch.nn into one; a zero second bias leaves the first bit for bit."""
+def _join_bias(arrays: dict[str, Array], keeps_last: bool, moments: bool) -> None:
+    """The two biases of torch.nn into one: their sum, or a moment that both have.
+
+    A zero second bias leaves the first bit for bit.
+    """
     missing = [name for name in TORCH_BIASES if name not in arrays]
     if missing:
         raise CheckpointError(f"torch layout: missing {missing}; expected both of {TORCH_BIASES}")
@@ -145,4 +160,4 @@ def _join_bias(arrays: dict[str, Array], keeps_last: bool) -> None:
         size = len(other) // 3
         arrays["core.bias_n"] = other[-size:].copy()
         other[-size:] = 0
-    arrays["core.bias"] = bias + other if other.any() else bias
+    arrays["core.bias"] = bias if moments or not other.any() else bias + other

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -83,7 +84,7 @@ def initialise(table: Sequence[Param], seed: int, dtype: Any = np.float32) -> di
 
 def count(table: Sequence[Param]) -> int:
     """How many numbers the table holds."""
-    return sum(int(np.prod(param.shape, dtype=np.int64)) for param in table)
+    return sum(math.prod(param.shape) for param in table)
 
 
 def mismatches(table: Sequence[Param], arrays: Mapping[str, Array]) -> list[str]:

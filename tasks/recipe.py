@@ -6,6 +6,7 @@ A recipe is data, `recipes/<task>.toml`: what holds for every model, then `[mode
 
 from __future__ import annotations
 
+import copy
 import tomllib
 from collections.abc import Mapping
 from functools import cache
@@ -57,7 +58,7 @@ def recipe(task: str, model: str, size: int | None) -> tuple[str, dict[str, Any]
     size = int(file["size"]) if size is None else size
     override = chosen.get("sizes", {}).get(str(size), {})
     own = {key: value for key, value in chosen.items() if key != "sizes"}
-    settings = merge(merge(file["all"], own), override)
+    settings = copy.deepcopy(merge(merge(file["all"], own), override))
     settings["core"] = {"size": size, **settings.get("core", {})}
     return f"{task}-{model}-R{size}", settings
 

@@ -15,13 +15,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import backends
 from fwcore import checkpoint
 from tests.cli_tools import (
     ROOT,
-    SMALL,
     TINY,
     Done,
     Forker,
@@ -35,8 +35,8 @@ from tests.conftest import need
 
 # 12 updates; an epoch has 8; metrics, validations and saves fall on different updates
 RUN = (
-    "--task", "retrieval", "--size", "4", "--batch-size", "32", "--steps", "12", *SMALL,
-    "--log-every", "5", "--eval-every", "4", "--save-every", "3", "--dropout", "0.1",
+    *TINY, "--steps", "12", "--log-every", "5", "--eval-every", "4", "--save-every", "3",
+    "--dropout", "0.1",
 )  # fmt: skip
 STOP_AT = 7  # between two saves, with an update that no line of metrics has covered yet
 
@@ -235,6 +235,18 @@ def test_ctrl_c_before_anything_is_written(start, tmp_path):
     assert done.code == 130, done
     assert done.err == "interrupted\n"
     assert not (tmp_path / "run").exists()
+
+
+def test_a_line_of_metrics_covers_every_update_since_the_one_before(references, tmp_path):
+    """Also those whose numbers a save or a validation has fetched from the device meanwhile."""
+    each = tmp_path / "each"
+    good("train", *RUN, "--log-every", 1, "--backend", "torch", "--out", each)
+    keys = ("loss", "error_pct", "grad_norm")
+    one = [[row[key] for key in keys] for row in lines(each) if row["split"] == "train"]
+    five = [[row[key] for key in keys] for row in lines(references("torch")) if "grad_norm" in row]
+    means = [np.mean(one[first:last], axis=0) for first, last in ((0, 5), (5, 10), (10, 12))]
+    assert len(one) == 12
+    np.testing.assert_allclose(five, means, rtol=1e-12)
 
 
 # --- what a person sees -------------------------------------------------------------------
