@@ -65,9 +65,13 @@ class Interrupted(FwtError):
         self.exit_code = 128 + signal_number
 
 
+def closest(name: str, known: Iterable[str]) -> list[str]:
+    """The one known name that `name` may have meant, or none."""
+    return difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The end of an error line: the known name nearest to `name`, then all of them."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"did you mean {close[0]!r}? " if close else ""
+    hint = "".join(f"did you mean {near!r}? " for near in closest(name, names))
     return f"{hint}known: {', '.join(names) if names else 'none'}"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, Self, get_args
 
 import pydantic
 
-from fwcore.errors import ConfigError, nearest
+from fwcore.errors import ConfigError, closest, nearest
 
 
 class Frozen(pydantic.BaseModel):
@@ -81,5 +82,8 @@ def _explain(error: pydantic.ValidationError, cls: type[pydantic.BaseModel]) -> 
         message = fault["msg"].removeprefix("Value error, ")
         given = fault.get("input")
         shown = "" if isinstance(given, dict | pydantic.BaseModel) else f", got {name}={given!r}"
+        if fault["type"] == "literal_error":
+            choices = re.findall(r"'([^']+)'", fault["ctx"]["expected"])
+            shown += "".join(f"; did you mean {near!r}?" for near in closest(str(given), choices))
         faults.append(f"{name}: {message[:1].lower()}{message[1:]}{shown}")
     return "; ".join(faults)

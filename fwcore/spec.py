@@ -5,7 +5,7 @@ Every default of the product stands here (or in a cell's `Spec`) and nowhere els
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 import pydantic
 from pydantic import Field, JsonValue
@@ -129,10 +129,6 @@ class RunSpec(Frozen):
 
     def run_digest(self) -> str:
         """8 hex digits that name what is learned: task, model and training without the seed."""
-        return digest_of(self.identity() | {"seed": None})
-
-    def identity(self) -> dict[str, Any]:
-        """What must agree for a run to be resumed: everything but the name and the reports."""
         data = self.json_data()
-        seed = data["train"].pop("seed")
-        return {key: data[key] for key in ("task", "model", "train")} | {"seed": seed}
+        del data["train"]["seed"]
+        return digest_of({key: data[key] for key in ("task", "model", "train")})
