@@ -17,6 +17,8 @@ import pytest
 
 from cli.main import run
 
+DIGITS = ("train", "--task", "mnist-glimpse")
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # nothing is downloaded, and results are the same to the bit, which a GPU does not promise

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ import backends
 from backends.contract import Backend
 from fwcore.errors import BackendError
 from tests.cases import Engine, dtypes_of
+from tests.cli_tools import TINY, good
 
 REQUIRED = "FWT_REQUIRE_BACKENDS"  # names, separated by commas, that must not be skipped
 
@@ -101,3 +104,31 @@ def _eager() -> Iterator[None]:
         yield
     finally:
         mx.enable_compile()
+
+
+@pytest.fixture(scope="module", name="finished")
+def _finished(tmp_path_factory):
+    """A run that is done: 6 updates, checkpoints of steps 0 and 6."""
+    run = tmp_path_factory.mktemp("runs") / "finished"
+    good("train", *TINY, "--backend", "torch", "--out", run)
+    return run
+
+
+@pytest.fixture(scope="module", name="stopped")
+def _stopped(tmp_path_factory):
+    """A run that stopped after 2 of 6 updates."""
+    run = tmp_path_factory.mktemp("runs") / "stopped"
+    good("train", *TINY, "--backend", "torch", "--stop-after", 2, "--out", run)
+    return run
+
+
+@pytest.fixture(name="run")
+def _run(stopped, tmp_path):
+    """A copy of the stopped run, to be broken."""
+    return Path(shutil.copytree(stopped, tmp_path / "run"))
+
+
+@pytest.fixture(name="point")
+def _point(finished, tmp_path):
+    """A copy of a checkpoint, to be broken."""
+    return Path(shutil.copytree(finished / "checkpoints" / "step-00000006", tmp_path / "point"))
