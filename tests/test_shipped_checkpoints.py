@@ -1,4 +1,4 @@
-"""The trained networks in `checkpoints/` answer on every backend as they did when they were added."""
+"""The trained networks in `checkpoints/` answer on every backend as when they were added."""
 
 from __future__ import annotations
 
