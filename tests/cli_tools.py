@@ -99,13 +99,15 @@ def python(code: str, *arguments: object, **extra: str) -> Done:
 
 
 FORKER = """
-import json, os, sys, traceback
+import json, os, signal, sys, traceback
 import backends.torch, cli.main, cli.running, fwcore.foreign, torch
 torch.optim.AdamW([torch.zeros(1, requires_grad=True)], fused=True)  # imports a lot more
 for line in sys.stdin:
     job = json.loads(line)
     child = os.fork()
     if not child:
+        # a test run in the background of a shell hands on that Ctrl-C is ignored
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         for number, path in ((1, job["out"]), (2, job["err"])):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
         sys.argv, code = ["-c", *job["arguments"]], 0
