@@ -32,13 +32,13 @@ def row_of(run: Path) -> dict[str, Any]:
         json.loads((run / name).read_text(encoding="utf-8"))
         for name in ("DONE", "spec.json", "run.json")
     )
-    last = sessions["sessions"][-1]
+    first, last = sessions["sessions"][0], sessions["sessions"][-1]
     return {
         "task": spec["task"]["kind"],
         "recipe": spec["recipe"],
         "size": spec["model"]["core"]["size"],
         "seed": spec["train"]["seed"],
-        "command": "fwt " + " ".join(last["argv"]),
+        "command": "fwt " + " ".join(first["argv"]),
         "test_error_pct": done["test"]["error_pct"],
         "test_examples": done["test"]["examples"],
         "val_error_pct": done["val"]["error_pct"],
