@@ -16,7 +16,7 @@ $(READY): pyproject.toml
 # A network learns on MLX, goes on on PyTorch from the same checkpoint, and all backends agree.
 demo: $(READY)
 	rm -rf $(DEMO)
-	$(BIN)/fwt train --backend mlx --task retrieval --pairs 2 --size 20 --epochs 4 --stop-after 1562 --out $(DEMO)
+	$(BIN)/fwt train --backend mlx --task retrieval --pairs 2 --size 20 --rate 0.1 --lr 3e-3 --epochs 4 --stop-after 1562 --out $(DEMO)
 	$(BIN)/fwt train --backend torch --resume $(DEMO)
 	$(BIN)/fwt verify $(DEMO) --backends numpy,torch,mlx
 
