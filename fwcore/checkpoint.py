@@ -308,14 +308,24 @@ def read_progress(folder: Path) -> Progress:
     return _state(folder).progress
 
 
-def _state(folder: Path) -> State:
-    path = folder / STATE_FILE
+def read_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        CheckpointError: it is missing or damaged, or holds something else.
+    """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from error
     if not isinstance(data, dict):
         raise CheckpointError(f"{path}: expected a JSON object, got {type(data).__name__}")
+    return data
+
+
+def _state(folder: Path) -> State:
+    path = folder / STATE_FILE
+    data = read_object(path)
     check_version(data.get("format_version"), path)
     try:
         return State.parse(data, "state")

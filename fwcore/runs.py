@@ -144,15 +144,7 @@ class RunFolder:
             CheckpointError: it is damaged.
         """
         path = self.path / name
-        if not path.exists():
-            return None
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path}: cannot be read: {error}") from error
-        if not isinstance(found, dict):
-            raise CheckpointError(f"{path}: expected a JSON object, got {type(found).__name__}")
-        return found
+        return checkpoint.read_object(path) if path.exists() else None
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """Add one line to `metrics.jsonl`.

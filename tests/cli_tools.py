@@ -115,7 +115,7 @@ for line in sys.stdin:
             exec(job["code"], {"__name__": "__main__"})
         except SystemExit as end:
             code = end.code or 0
-        except BaseException:
+        except BaseException:  # shown, as Python would; a child must never go on in this loop
             traceback.print_exc()
             code = 1
         sys.stdout.flush()
