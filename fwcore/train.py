@@ -39,16 +39,15 @@ class Trainable(Protocol):
         """
         ...
 
-    def begin_training(self, train: TrainSpec) -> None:
-        """Set up the optimiser with zero moments."""
+    def begin_training(self, train: TrainSpec, data: Split) -> None:
+        """Set up the optimiser with zero moments, and put the training split on the device."""
         ...
 
-    def train_step(self, inputs: Array, targets: Array, lr: float, dropout: Dropout | None) -> Any:
+    def train_step(self, rows: Array, lr: float, dropout: Dropout | None) -> Any:
         """One update.
 
         Args:
-            inputs: (B, T) int64 or (B, T, I) float32.
-            targets: (B,) int64.
+            rows: which examples of the training split, int64 (B,).
             lr: the learning rate of this update.
             dropout: masks, or None.
 
@@ -146,7 +145,7 @@ class _Loop:
         self.sizes = (layers.encoder_outputs(spec.model.encoder), spec.model.core.size)
         self.eval_every = spec.report.eval_every or self.order.per_epoch
         self.save_every = spec.report.save_every or self.eval_every
-        model.begin_training(train)
+        model.begin_training(train, data.train)
         self.at = folder.restore(model)
         self.pending: list[Any] = []  # statistics not yet pulled from the device
         self.clock = time.perf_counter()
@@ -159,8 +158,7 @@ class _Loop:
             train.seed, step, (train.dropout, train.head_dropout), train.batch_size, self.sizes
         )
         rate = learning_rate(train, step, self.total)
-        inputs, targets = self.data.train.inputs[rows], self.data.train.targets[rows]
-        self.pending.append(self.model.train_step(inputs, targets, rate, masks))
+        self.pending.append(self.model.train_step(rows, rate, masks))
         self.at.step += 1
 
     def pull(self) -> None:

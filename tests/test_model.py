@@ -9,7 +9,7 @@ import pytest
 
 from backends.contract import Backend
 from fwcore import batches, model
-from fwcore.batches import Dropout
+from fwcore.batches import Dropout, Split
 from fwcore.errors import CheckpointError
 from fwcore.spec import ModelSpec, TrainSpec
 from tests import cases, oracle
@@ -146,8 +146,8 @@ def test_dropout_is_one_mask_for_all_time_steps(variant: str, training_engine: E
     spec = network_spec("linear", 6, variant)
     params, masks = cases.params_of(spec), masks_of(spec)
     made = training_engine.compile(spec, params)
-    made.begin_training(TrainSpec(steps=1))
-    stats = made.fetch([made.train_step(inputs_of("linear"), targets_of(), 1e-3, masks)])
+    made.begin_training(TrainSpec(steps=1), Split(inputs_of("linear"), targets_of()))
+    stats = made.fetch([made.train_step(np.arange(BATCH), 1e-3, masks)])
     want = oracle_dropped(spec, params, masks)
     plain = oracle.cross_entropy(oracle_logits(spec, params, inputs_of("linear")), targets_of())
     assert abs(want - plain) > 1e-3, "the masks have no effect that could be seen"
@@ -161,8 +161,8 @@ def test_each_mask_alone(only: str, training_engine: Engine) -> None:
     kept = masks._replace(**{name: None for name in masks._fields if name != only})
     full = masks._replace(**{n: np.ones_like(m) for n, m in masks._asdict().items() if n != only})
     made = training_engine.compile(spec, params)
-    made.begin_training(TrainSpec(steps=1))
-    stats = made.fetch([made.train_step(inputs_of("linear"), targets_of(), 1e-3, kept)])
+    made.begin_training(TrainSpec(steps=1), Split(inputs_of("linear"), targets_of()))
+    stats = made.fetch([made.train_step(np.arange(BATCH), 1e-3, kept)])
     want = oracle_dropped(spec, params, full)
     assert_close("loss", want, stats[0, 0], "loss", training_engine.dtype, "oracle")
 
@@ -170,7 +170,9 @@ def test_each_mask_alone(only: str, training_engine: Engine) -> None:
 def test_evaluation_drops_nothing(training_engine: Engine) -> None:
     spec = network_spec("linear", 6, "gru-none")
     made = training_engine.compile(spec, cases.params_of(spec))
-    made.begin_training(TrainSpec(steps=1, dropout=0.5, head_dropout=0.5))
+    made.begin_training(
+        TrainSpec(steps=1, dropout=0.5, head_dropout=0.5), Split(inputs_of("linear"), targets_of())
+    )
     loss = oracle.cross_entropy(
         oracle_logits(spec, cases.params_of(spec), inputs_of("linear")), targets_of()
     )

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from fwcore import model
+from fwcore.batches import Split
 from fwcore.schedule import learning_rate
 from fwcore.spec import TrainSpec
 from tests import cases
@@ -24,6 +25,7 @@ SPEC = cases.core_only({"kind": "lstm", "size": 4, "norm": "layer"}, INPUTS)
 PARAMS = cases.params_of(SPEC, seed=21)
 X = cases.noise(22, 25, BATCH, TIME, INPUTS)
 TARGETS = np.random.default_rng(23).integers(2, size=(25, BATCH))
+DATA = Split(X.reshape(-1, TIME, INPUTS), TARGETS.reshape(-1))
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -35,6 +37,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "no clip": {"clip": 1e6},
     "all": {"epsilon": 0.01, "weight_decay": 0.5, "clip": 0.1, "beta1": 0.8},
 }
+
+
+def rows_of(step: int) -> Array:
+    """The examples of `DATA` that are X[step]."""
+    return np.arange(step * BATCH, (step + 1) * BATCH)
 
 
 def rate_of(step: int) -> float:
@@ -86,7 +93,7 @@ def check_update(made: Any, dtype: str, train: TrainSpec, step: int) -> float:
     before = numbers_of(made)
     _, slopes = made.gradients(X[step], TARGETS[step])
     want = adam(train, before, slopes, step)
-    stats = made.fetch([made.train_step(X[step], TARGETS[step], rate_of(step), None)])
+    stats = made.fetch([made.train_step(rows_of(step), rate_of(step), None)])
     after = numbers_of(made)
     for name in PARAMS:
         label, pair = f"step {step} {name}", (dtype, "oracle")
@@ -104,7 +111,7 @@ def check_update(made: Any, dtype: str, train: TrainSpec, step: int) -> float:
 def test_twenty_updates_are_those_of_the_formula(name: str, training_engine: Engine) -> None:
     train = TrainSpec(steps=20, **SETTINGS[name])
     made = training_engine.compile(SPEC, PARAMS)
-    made.begin_training(train)
+    made.begin_training(train, DATA)
     norms = [check_update(made, training_engine.dtype, train, step) for step in range(20)]
     if 0 < train.clip < 1:
         assert min(norms) > train.clip, "a gradient was not clipped"
@@ -121,8 +128,8 @@ def test_a_trained_scalar_does_not_decay(training_engine: Engine) -> None:
     spec = cases.core_only({"kind": "fast-weights", "size": 4, "trained": True}, INPUTS)
     params = cases.params_of(spec)
     made = training_engine.compile(spec, params)
-    made.begin_training(TrainSpec(steps=1, weight_decay=50.0, lr=1e-9))
-    made.train_step(X[0], TARGETS[0], 1e-2, None)
+    made.begin_training(TrainSpec(steps=1, weight_decay=50.0, lr=1e-9), DATA)
+    made.train_step(rows_of(0), 1e-2, None)
     got = made.parameters()
     for param in model.parameters(spec):
         factor = 0.5 if param.decays else 1.0
@@ -143,15 +150,15 @@ def test_mlx_traces_the_step_once_and_the_trace_is_the_formula(
 
     train = TrainSpec(steps=20, **SETTINGS["all"])
     made = engine("mlx", "float32").compile(SPEC, PARAMS)
-    made.begin_training(train)
+    made.begin_training(train, DATA)
     for step in range(3):
         check_update(made, "float32", train, step)
     monkeypatch.setattr(model, "logits", counting)
-    made.begin_training(train)
+    made.begin_training(train, DATA)
     for step in range(6):
-        made.train_step(X[step], TARGETS[step], rate_of(step), None)
+        made.train_step(rows_of(step), rate_of(step), None)
     assert len(traces) == 1
-    made.train_step(X[6, :5], TARGETS[6, :5], rate_of(6), None)
+    made.train_step(rows_of(6)[:5], rate_of(6), None)
     assert len(traces) == 2, "the counter counts: another batch size is another trace"
 
 
@@ -160,17 +167,17 @@ def test_a_compiled_step_goes_on_from_loaded_weights_and_moments() -> None:
     mlx = engine("mlx", "float32")
     train = TrainSpec(steps=20, **SETTINGS["all"])
     made = mlx.compile(SPEC, PARAMS)
-    made.begin_training(train)
+    made.begin_training(train, DATA)
     halfway: dict[str, Any] = {}
     for step in range(4):
         if step == 2:
             halfway = {"weights": made.parameters(), "moments": made.optimizer_state()}
-        made.train_step(X[step], TARGETS[step], rate_of(step), None)
+        made.train_step(rows_of(step), rate_of(step), None)
     want = made.parameters(), made.optimizer_state()
     made.load_parameters(halfway["weights"])
     made.load_optimizer_state(halfway["moments"], 2)
     for step in (2, 3):
-        made.train_step(X[step], TARGETS[step], rate_of(step), None)
+        made.train_step(rows_of(step), rate_of(step), None)
     for wanted, got in zip(want, (made.parameters(), made.optimizer_state()), strict=True):
         assert {n: a.tobytes() for n, a in wanted.items()} == {
             n: a.tobytes() for n, a in got.items()
@@ -180,7 +187,7 @@ def test_a_compiled_step_goes_on_from_loaded_weights_and_moments() -> None:
 @pytest.mark.usefixtures("eager")
 def test_moments_begin_at_0_and_come_back_as_they_went_in(training_engine: Engine) -> None:
     made = training_engine.compile(SPEC, PARAMS)
-    made.begin_training(TrainSpec(steps=1))
+    made.begin_training(TrainSpec(steps=1), DATA)
     names = [f"{k}.{n}" for n in PARAMS for k in ("m", "v")]
     first = made.optimizer_state()
     assert set(first) == set(names)

@@ -173,14 +173,13 @@ def some_updates(on: Engine, data: Data, seed: int) -> tuple[Array, dict[str, Ar
     spec = run_spec(seed, "float64")
     order = BatchOrder(seed, len(data.train), spec.train.batch_size)
     made = on.compile(spec.model, initialise(model.parameters(spec.model), seed, np.float64))
-    made.begin_training(spec.train)
+    made.begin_training(spec.train, data.train)
     stats = []
     for step in range(30):
         rows = order.rows(step)
         masks = dropout(seed, step, (0.1, 0.1), len(rows), (100, 20))
         rate = learning_rate(spec.train, step, WHOLE)
-        inputs, targets = data.train.inputs[rows], data.train.targets[rows]
-        stats.append(made.train_step(inputs, targets, rate, masks))
+        stats.append(made.train_step(rows, rate, masks))
     return made.fetch(stats)[:, 0], made.parameters()
 
 

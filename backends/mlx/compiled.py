@@ -14,7 +14,7 @@ from backends.mlx.adam import Adam
 from backends.mlx.module import Network
 from backends.mlx.ops import MlxOps
 from fwcore import model
-from fwcore.batches import Dropout
+from fwcore.batches import Dropout, Split
 from fwcore.layouts import permute_in, permute_out
 from fwcore.ops import NumpyArray
 from fwcore.params import Param
@@ -47,6 +47,7 @@ class MlxCompiled:
         self._measure = mx.compile(partial(self._loss, self.module), inputs=self.module.state)
         self._optimizer: Adam | None = None
         self._step: Step | None = None
+        self._data: tuple[mx.array, mx.array] | None = None
 
     def _native(self, params: Mapping[str, NumpyArray]) -> dict[str, NumpyArray]:
         return {n: permute_out(self._table[n], array, "mlx") for n, array in params.items()}
@@ -103,7 +104,7 @@ class MlxCompiled:
             for name, array in utils.tree_flatten(tree)
         }
 
-    def begin_training(self, train: TrainSpec) -> None:
+    def begin_training(self, train: TrainSpec, data: Split) -> None:
         """See `Trainable.begin_training`. The optimiser is set up before tracing, so one trace."""
         with mx.stream(self._device):
             self._optimizer = Adam(
@@ -114,6 +115,8 @@ class MlxCompiled:
             )
             self._optimizer.init(self.module.trainable_parameters())
             self._step = self._traced_step(train, self._optimizer)
+            self._data = self._array(data.inputs), self._array(data.targets)
+            mx.eval(self._data)
 
     def _traced_step(self, train: TrainSpec, optimizer: Adam) -> Step:
         """One update as one compiled function of (batch, learning rate, masks)."""
@@ -157,16 +160,16 @@ class MlxCompiled:
             raise RuntimeError("begin_training was not called")
         return self._optimizer
 
-    def train_step(
-        self, inputs: NumpyArray, targets: NumpyArray, lr: float, dropout: Dropout | None
-    ) -> mx.array:
+    def train_step(self, rows: NumpyArray, lr: float, dropout: Dropout | None) -> mx.array:
         """See `Trainable.train_step`."""
-        optimizer, step = self._adam(), self._step
-        if step is None:
+        optimizer, step, data = self._adam(), self._step, self._data
+        if step is None or data is None:
             raise RuntimeError("begin_training was not called")
         with mx.stream(self._device):
             masks = [None if m is None else self._array(m) for m in dropout or (None, None)]
-            stats = step(self._array(inputs), self._array(targets), self._rate(lr), *masks)
+            chosen = mx.array(rows)
+            inputs, targets = (array[chosen] for array in data)
+            stats = step(inputs, targets, self._rate(lr), *masks)
             mx.eval(self.module.state, optimizer.state, stats)
         return stats
 

@@ -10,7 +10,7 @@ import numpy as np
 from backends.numpy.module import Network
 from backends.numpy.ops import NumpyOps
 from fwcore import model
-from fwcore.batches import Dropout
+from fwcore.batches import Dropout, Split
 from fwcore.errors import BackendError
 from fwcore.ops import NumpyArray
 from fwcore.spec import ModelSpec, TrainSpec
@@ -79,13 +79,11 @@ class NumpyCompiled:
         """See `Compiled.gradients`; always raises BackendError."""
         _refuse("gradients")
 
-    def begin_training(self, train: TrainSpec) -> None:
+    def begin_training(self, train: TrainSpec, data: Split) -> None:
         """See `Trainable.begin_training`; always raises BackendError."""
         _refuse("training")
 
-    def train_step(
-        self, inputs: NumpyArray, targets: NumpyArray, lr: float, dropout: Dropout | None
-    ) -> Any:
+    def train_step(self, rows: NumpyArray, lr: float, dropout: Dropout | None) -> Any:
         """See `Trainable.train_step`; always raises BackendError."""
         _refuse("training")
 

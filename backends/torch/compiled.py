@@ -12,7 +12,7 @@ from torch import Tensor
 from backends.torch.module import Network
 from backends.torch.ops import TorchOps
 from fwcore import model
-from fwcore.batches import Dropout
+from fwcore.batches import Dropout, Split
 from fwcore.layouts import permute_in
 from fwcore.ops import NumpyArray
 from fwcore.params import Param
@@ -34,6 +34,7 @@ class TorchCompiled:
         self.module = Network(spec, params, ops, memory)
         self._optimizer: torch.optim.AdamW | None = None
         self._clip = 0.0
+        self._data: tuple[Tensor, Tensor] | None = None
 
     def _tensor(self, array: NumpyArray) -> Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(array)).to(self._ops.device)
@@ -82,7 +83,7 @@ class TorchCompiled:
         self.module.zero_grad(set_to_none=True)
         return loss.item(), found
 
-    def begin_training(self, train: TrainSpec) -> None:
+    def begin_training(self, train: TrainSpec, data: Split) -> None:
         """See `Trainable.begin_training`."""
         named = dict(self.module.named_parameters())
         decaying = [value for name, value in named.items() if self._table[name].decays]
@@ -100,21 +101,26 @@ class TorchCompiled:
             fused=True,
         )
         self._clip = train.clip
+        self._data = self._tensor(data.inputs), self._tensor(data.targets)
 
     def _adam(self) -> torch.optim.AdamW:
         if self._optimizer is None:
             raise RuntimeError("begin_training was not called")
         return self._optimizer
 
-    def train_step(
-        self, inputs: NumpyArray, targets: NumpyArray, lr: float, dropout: Dropout | None
-    ) -> Tensor:
+    def _split(self) -> tuple[Tensor, Tensor]:
+        if self._data is None:
+            raise RuntimeError("begin_training was not called")
+        return self._data
+
+    def train_step(self, rows: NumpyArray, lr: float, dropout: Dropout | None) -> Tensor:
         """See `Trainable.train_step`."""
-        optimizer = self._adam()
+        optimizer, chosen = self._adam(), self._tensor(rows)
+        inputs, targets = (array.index_select(0, chosen) for array in self._split())
         for group in optimizer.param_groups:
             group["lr"] = lr
         self.module.zero_grad(set_to_none=True)
-        loss, wrong = self._loss(self._tensor(inputs), self._tensor(targets), dropout)
+        loss, wrong = self._loss(inputs, targets, dropout)
         torch.autograd.backward(loss)
         gradients = [value.grad for value in self.module.parameters() if value.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
