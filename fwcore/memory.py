@@ -17,7 +17,8 @@ import numpy as np
 from fwcore.errors import ConfigError, nearest
 from fwcore.ops import Array, Ops
 
-FORMS = ("auto", "matrix", "attention", "chunked")
+PLAIN_FORMS = ("matrix", "attention", "chunked")  # run from the equations on every backend
+FORMS = ("auto", "fused", *PLAIN_FORMS)  # `fused`: a backend's override of the whole core
 
 # Multiply-adds that take as long as moving one byte. Any value between 2 and 20, which spans
 # the CPUs and GPUs of today, puts the borders between the forms at nearly the same T / R.
@@ -29,8 +30,8 @@ class Plan:
     """Which form a memory takes, and what it costs.
 
     Attributes:
-        form: `matrix`, `attention` or `chunked`.
-        chunk: time steps between two chunk borders (`chunked` only, else 0).
+        form: `matrix`, `attention`, `chunked` or `fused`.
+        chunk: time steps between two chunk borders (`chunked` and `fused` only, else 0).
         operations: multiply-adds of all reads and writes of a batch, forward.
         bytes: bytes of memory states kept for the backward pass of a batch, in float32.
     """
@@ -46,7 +47,13 @@ def _candidates(batch: int, steps: int, size: int, inner: int) -> dict[str, Plan
     square, reads = size * size, max(inner, 1)
     chunk = max(2, min(steps, round(math.sqrt(2 * size / reads))))
     borders = steps / chunk
+    fused_chunk = chunk_of_fused(steps, size)
     costs = {
+        "fused": (
+            fused_chunk,
+            (1 + reads) * steps * square + reads * steps * fused_chunk * size,
+            (3 + reads) * steps * size + (steps - 1) // fused_chunk * square,
+        ),
         "matrix": (0, (2 + reads) * steps * square, 3 * steps * square),
         "attention": (0, reads * steps * steps * size, steps * steps * size / 2),
         "chunked": (
@@ -61,11 +68,21 @@ def _candidates(batch: int, steps: int, size: int, inner: int) -> dict[str, Plan
     }
 
 
+def chunk_of_fused(steps: int, size: int) -> int:
+    """Time steps between the borders of a fused core: all of them while attention is cheaper.
+
+    Per time step, attention over the whole past costs about 3 T R products forward and backward,
+    chunks of R steps about 9 R^2. Borders R steps apart hold T R numbers a sequence, as h does.
+    """
+    return steps if steps <= 3 * size else max(size, 16)
+
+
 def plan(form: str, batch: int, steps: int, size: int, inner: int) -> Plan:
     """The form to use for B sequences of T steps, R units and S inner steps.
 
     Args:
-        form: one of `FORMS`; `auto` takes the form whose operations plus memory traffic are least.
+        form: one of `FORMS`; `auto` takes the plain form whose operations plus memory traffic are
+            least.
 
     Raises:
         ConfigError: for an unknown form.
@@ -76,7 +93,7 @@ def plan(form: str, batch: int, steps: int, size: int, inner: int) -> Plan:
     if form != "auto":
         return candidates[form]
     return min(
-        candidates.values(),
+        (candidates[form] for form in PLAIN_FORMS),
         key=lambda cost: cost.operations + OPERATIONS_PER_BYTE * cost.bytes,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from fwcore import layers
 from fwcore.cells import cell_of
@@ -42,6 +42,23 @@ class Masks:
     hidden: Array | None = None
 
 
+class Unroll(Protocol):
+    """The time loop of a core: `unroll`, or a backend's fused override of it."""
+
+    def __call__(
+        self,
+        ops: Ops,
+        spec: ModelSpec,
+        p: Weights,
+        x: Array,
+        memory: Plan,
+        given: Weights | None = None,
+        first: int = 0,
+    ) -> tuple[Any, Any]:
+        """See `unroll`; the outputs may be one array with time first."""
+        ...
+
+
 def unroll(
     ops: Ops,
     spec: ModelSpec,
@@ -71,13 +88,27 @@ def unroll(
     return outputs, state
 
 
-def logits(ops: Ops, spec: ModelSpec, p: Weights, inputs: Array, masks: Masks, form: str) -> Array:
-    """Class scores of a batch: int (B, T) or (B, T, features) -> (B, classes)."""
+def logits(
+    ops: Ops,
+    spec: ModelSpec,
+    p: Weights,
+    inputs: Array,
+    masks: Masks,
+    form: str,
+    run: Unroll = unroll,
+) -> Array:
+    """Class scores of a batch: int (B, T) or (B, T, features) -> (B, classes).
+
+    Args:
+        masks: dropout masks of the batch.
+        form: of the fast memory, one of `fwcore.memory.FORMS`.
+        run: the time loop.
+    """
     x = layers.encode(ops, spec.encoder, p, inputs)
     if masks.inputs is not None:
         x = x * masks.inputs[:, None, :]
     memory = memory_plan(spec, form, x.shape[0], x.shape[1])
-    outputs, _ = unroll(ops, spec, p, x, memory)
+    outputs, _ = run(ops, spec, p, x, memory)
     h = outputs[-1] if masks.hidden is None else outputs[-1] * masks.hidden
     return layers.classify(ops, spec.head, p, h)
 

@@ -15,7 +15,7 @@ import backends
 from backends.contract import Backend, Compiled
 from fwcore import model
 from fwcore.cells.base import CellSpec
-from fwcore.memory import FORMS
+from fwcore.memory import PLAIN_FORMS
 from fwcore.params import Param, initialise
 from fwcore.spec import ModelSpec
 from tests import oracle
@@ -23,7 +23,7 @@ from tests import oracle
 Array = np.ndarray[Any, np.dtype[Any]]
 Fields = dict[str, Any]
 
-REAL_FORMS = tuple(form for form in FORMS if form != "auto")
+REAL_FORMS = PLAIN_FORMS
 
 # --- engines ------------------------------------------------------------------------------
 

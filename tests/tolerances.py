@@ -40,6 +40,8 @@ TOLERANCES: dict[tuple[str, str, str], Bound] = {
     ("loss", "float64", "oracle"): Bound(1e-13, AMPLIFIED),
     ("loss", "float32", "oracle"): Bound(1e-5, AMPLIFIED),
     ("gradients", "float64", "oracle"): Bound(1e-6, DIFFERENCES),
+    ("gradients", "float64", "self"): Bound(1e-11, AMPLIFIED),
+    ("gradients", "float32", "self"): Bound(1e-4, AMPLIFIED),
     ("gradients", "float32", "torch-mlx"): Bound(1e-4, "the product's promise (fwt verify)"),
     ("updates", "float64", "oracle"): Bound(1e-12, ROUNDING),
     ("updates", "float32", "oracle"): Bound(2e-5, "weights near 1 move by 1e-2 an update"),

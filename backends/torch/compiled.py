@@ -9,10 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from backends.torch import fused
 from backends.torch.module import Network
 from backends.torch.ops import TorchOps
 from fwcore import model
 from fwcore.batches import Dropout, Split
+from fwcore.fused import choose
 from fwcore.layouts import permute_in
 from fwcore.ops import NumpyArray
 from fwcore.params import Param
@@ -30,8 +32,9 @@ class TorchCompiled:
     ) -> None:
         self.spec = spec
         self._table: dict[str, Param] = {param.name: param for param in model.parameters(spec)}
-        self._ops, self._memory = ops, memory
-        self.module = Network(spec, params, ops, memory)
+        self._ops = ops
+        self._memory = choose(memory, fused.missing(spec.core, ops), self.backend)
+        self.module = Network(spec, params, ops, self._memory)
         self._optimizer: torch.optim.AdamW | None = None
         self._clip = 0.0
         self._data: tuple[Tensor, Tensor] | None = None
@@ -50,13 +53,15 @@ class TorchCompiled:
     ) -> tuple[NumpyArray, dict[str, NumpyArray]]:
         """See `Compiled.states`."""
         start = {name: self._tensor(array) for name, array in (given or {}).items()}
-        chosen = model.memory_plan(self.spec, self._memory, x.shape[0], x.shape[1])
+        form = "auto" if self._memory == "fused" and start else self._memory
+        chosen = model.memory_plan(self.spec, form, x.shape[0], x.shape[1])
+        run = fused.unroll if form == "fused" else model.unroll
         with torch.no_grad():
-            outputs, state = model.unroll(
+            outputs, state = run(
                 self._ops, self.spec, self.module.weights(), self._tensor(x), chosen, start, first
             )
             final = {name: _numpy(array) for name, array in state.named().items()}
-            return _numpy(torch.stack(outputs, 1)), final
+            return _numpy(torch.stack(tuple(outputs), 1)), final
 
     def _loss(
         self, inputs: Tensor, targets: Tensor, dropout: Dropout | None
@@ -183,6 +188,7 @@ class TorchCompiled:
             "dtype": str(self._ops.dtype).removeprefix("torch."),
             "memory": chosen.form if self.spec.core.memory_reads else "none",
             "chunk": chosen.chunk,
+            "kernel": fused.KERNELS[self._ops.device.type] if chosen.form == "fused" else "none",
             "step": "eager, fused Adam",
         }
 

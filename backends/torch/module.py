@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from backends.torch import fused
 from backends.torch.ops import TorchOps
 from fwcore import model
 from fwcore.ops import NumpyArray
@@ -48,5 +49,6 @@ class Network(torch.nn.Module):
         """Class scores (B, classes); masks as in `fwcore.model.Masks`."""
         masks = model.Masks(input_mask, hidden_mask)
         weights = self.weights()
-        scores: Tensor = model.logits(self.ops, self.spec, weights, inputs, masks, self.memory)
+        run = fused.unroll if self.memory == "fused" else model.unroll
+        scores: Tensor = model.logits(self.ops, self.spec, weights, inputs, masks, self.memory, run)
         return scores

@@ -117,26 +117,35 @@ class FastState(NamedTuple):
         return {"h": self.h} if fast is None else {"h": self.h, "A": fast}
 
 
+def slow_input(ops: Ops, spec: Spec, p: Weights, x: Array, first: int) -> Array:
+    """C x(t) for all steps, C_int x(t) at the steps that integrate: (B, T, I) -> (B, T, R)."""
+    projected = x @ p["core.c"].T
+    places = [t - first for t in spec.integrate if first <= t < first + x.shape[1]]
+    if not places:
+        return projected
+    steps, inputs = ops.unbind(projected, 1), ops.unbind(x, 1)
+    merged = ops.stack([inputs[place] for place in places], 1) @ p["core.c_int"].T
+    for place, z in zip(places, ops.unbind(merged, 1), strict=True):
+        steps[place] = z
+    return ops.stack(steps, 1)
+
+
 def project(ops: Ops, spec: Spec, p: Weights, x: Array, first: int) -> Sequence[Array]:
-    """C x(t) for all steps, C_int x(t) at the steps that integrate: T arrays (B, R)."""
-    projected = ops.unbind(x @ p["core.c"].T, 1)
-    places = [t - first for t in spec.integrate if first <= t < first + len(projected)]
-    if places:
-        inputs = ops.unbind(x, 1)
-        merged = ops.stack([inputs[place] for place in places], 1) @ p["core.c_int"].T
-        for place, z in zip(places, ops.unbind(merged, 1), strict=True):
-            projected[place] = z
-    return projected
+    """`slow_input` step by step: T arrays (B, R)."""
+    return ops.unbind(slow_input(ops, spec, p, x, first), 1)
+
+
+def rates(ops: Ops, spec: Spec, p: Weights) -> Rates:
+    """Decay and rate: fixed, or trained as the sigmoid and the exponential of a parameter."""
+    if spec.trained:
+        return Rates(ops, ops.sigmoid(p["core.decay_logit"]), ops.exp(p["core.log_rate"]))
+    return Rates(ops, spec.decay, spec.rate)
 
 
 def start(ops: Ops, spec: Spec, p: Weights, batch: int, memory: Plan, given: Weights) -> FastState:
     """h(0) = 0 and A(0) = 0, or the arrays `given` as `h` and `A`."""
-    if spec.trained:
-        rates = Rates(ops, ops.sigmoid(p["core.decay_logit"]), ops.exp(p["core.log_rate"]))
-    else:
-        rates = Rates(ops, spec.decay, spec.rate)
     h = given["h"] if "h" in given else ops.zeros((batch, spec.size))
-    return FastState(h, h, memories.start(rates, memory, given.get("A")))
+    return FastState(h, h, memories.start(rates(ops, spec, p), memory, given.get("A")))
 
 
 def step(ops: Ops, spec: Spec, p: Weights, z: Array, state: FastState, t: int) -> FastState:

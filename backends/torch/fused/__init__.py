@@ -1,0 +1,109 @@
+"""The fused core on PyTorch: where there is one, and its time loop in place of `model.unroll`."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from backends.torch.fused import cpu
+from backends.torch.fused.operator import fast_weights as operator
+from backends.torch.ops import TorchOps
+from fwcore import fused
+from fwcore.cells import fast_weights
+from fwcore.cells.base import CellSpec, Weights
+from fwcore.cells.common import LAYER_NORM_EPSILON
+from fwcore.memory import Plan
+from fwcore.ops import Ops
+from fwcore.spec import ModelSpec
+
+KERNELS = {"cpu": "C++", "cuda": "Triton"}
+
+
+def missing(core: CellSpec, ops: TorchOps) -> str | None:
+    """Why there is no fused core for a model on a device, as a phrase; None if there is one."""
+    reason = fused.uncovered(core)
+    if reason is not None:
+        return reason
+    place = ops.device.type
+    if place not in KERNELS:
+        return f"there is none for device {place}"
+    if ops.dtype not in cpu.NAMES:
+        return f"there is none for dtype {str(ops.dtype).removeprefix('torch.')}"
+    return cpu.missing() if place == "cpu" else None
+
+
+@lru_cache(maxsize=64)
+def _controls(
+    core: fast_weights.Spec, steps: int, first: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """`fwcore.fused.controls` on a device, sent once."""
+    return tuple(torch.from_numpy(a).to(device) for a in fused.controls(core, steps, first))  # type: ignore[return-value]
+
+
+def _scalar(ops: Ops, number: float | Tensor) -> Tensor:
+    """A number, fixed or trained, as an array (1,) on the device."""
+    if isinstance(number, float):
+        constant: Tensor = ops.constant(np.array([number]))
+        return constant
+    return number.reshape(1)
+
+
+class Final:
+    """The final state: h, and A from the stored states, computed when asked for."""
+
+    def __init__(
+        self, out: Tensor, stores: Tensor, wipe: bool, decay: Tensor, rate: Tensor
+    ) -> None:
+        self._out, self._stores, self._wipe = out, stores, wipe
+        self._decay, self._rate = decay, rate
+
+    def named(self) -> dict[str, Tensor]:
+        """`h` (B, R) and, if something was stored, `A` (B, R, R), by eq. 1 in closed form."""
+        steps = self._out.shape[1]
+        last = self._out[:, -1]
+        found = {"h": torch.zeros_like(last) if self._wipe and self._stores[-1] else last}
+        if self._stores.any():
+            ages = torch.arange(steps - 1, -1, -1, device=last.device, dtype=last.dtype)
+            weights = self._rate * self._decay**ages * self._stores
+            found["A"] = self._out.mT @ (self._out * weights[:, None])
+        return found
+
+
+def unroll(
+    ops: Ops,
+    spec: ModelSpec,
+    p: Weights,
+    x: Tensor,
+    memory: Plan,
+    given: Weights | None = None,
+    first: int = 0,
+) -> tuple[Tensor, Final]:
+    """`fwcore.model.unroll` in one operator, from zeros: outputs (T, B, R) and the final state."""
+    core = spec.core
+    assert isinstance(core, fast_weights.Spec)  # noqa: S101 `missing` was asked
+    z = fast_weights.slow_input(ops, core, p, x, first)
+    which, stores = _controls(core, x.shape[1], first, x.device)
+    w = [p["core.w"], p["core.w_int"]] if core.integrate else [p["core.w"]]
+    norm = core.norm == "sum"
+    unit = z.new_empty(1, core.size)
+    fixed = fast_weights.rates(ops, core, p)
+    decay, rate = (_scalar(ops, number) for number in (fixed.decay, fixed.rate))
+    out, _ = operator(
+        z.contiguous()[None],
+        torch.stack(w)[None],
+        which,
+        stores,
+        core.wipe,
+        core.inner_steps,
+        norm,
+        p["core.norm.weight"][None] if norm else unit,
+        p["core.norm.bias"][None] if norm else unit,
+        LAYER_NORM_EPSILON,
+        decay,
+        rate,
+        min(memory.chunk, x.shape[1]),
+    )
+    return out[0].transpose(0, 1), Final(out[0], stores, core.wipe, decay, rate)

@@ -1,0 +1,154 @@
+"""The fused core on the CPU: calls of the library made of `kernel.cpp` when fwt is installed."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+LIBRARY = "backends.torch.fused._kernel"
+LANE_BYTES = 32  # BYTES of kernel.cpp
+NAMES = {torch.float32: "float32", torch.float64: "float64"}
+SMALL = 200_000  # products; with fewer, a second thread costs more than it saves
+
+Call = Callable[..., None]
+
+
+class Shape(ctypes.Structure):
+    """`Shape` of kernel.cpp, field by field."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("members", "batch", "steps", "size")),
+        *((name, ctypes.c_int64) for name in ("inner", "weights", "chunk")),
+        *((name, ctypes.c_int32) for name in ("wipe", "norm")),
+        ("epsilon", ctypes.c_double),
+    ]
+
+
+def missing() -> str | None:
+    """Why the library cannot be used here, as a phrase for an error; None if it can."""
+    if find_spec(LIBRARY) is None:
+        return "it was not built (no C++ compiler when fwt was installed)"
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    if x86 and torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
+        return "this processor has no AVX2"
+    return None
+
+
+@cache
+def _entry(direction: str, dtype: torch.dtype) -> Call:
+    """A function of the library; ctypes lets other threads run while it does."""
+    found = find_spec(LIBRARY)
+    if found is None or found.origin is None:
+        raise RuntimeError(f"{LIBRARY} is not there; ask missing() first")
+    entry: Call = getattr(ctypes.CDLL(found.origin), f"fwt_{direction}_{NAMES[dtype]}")
+    entry.restype = None  # type: ignore[attr-defined]
+    return entry
+
+
+@cache
+def _threads(count: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(count, thread_name_prefix="fwt")
+
+
+def _run(direction: str, shape: Shape, blocks: int, tensors: list[Tensor]) -> None:
+    """Every block of sequences, on as many threads as torch uses."""
+    entry = _entry(direction, tensors[0].dtype)
+    pointers = [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
+    where = ctypes.byref(shape)
+
+    def part(first: int, last: int) -> None:
+        entry(where, ctypes.c_int64(first), ctypes.c_int64(last), *pointers)
+
+    work = blocks * shape.steps * shape.size * (shape.size + shape.inner * shape.steps)
+    count = min(torch.get_num_threads(), blocks) if work > SMALL else 1
+    if count == 1:
+        part(0, blocks)
+        return
+    ends = [round(blocks * i / count) for i in range(count + 1)]
+    rest = [_threads(count).submit(part, *ends[i : i + 2]) for i in range(1, count)]
+    part(*ends[:2])
+    for future in rest:
+        future.result()
+
+
+def forward(
+    z: Tensor,
+    w: Tensor,
+    which: Tensor,
+    stores: Tensor,
+    wipe: bool,
+    inner: int,
+    norm: bool,
+    gain: Tensor,
+    bias: Tensor,
+    epsilon: float,
+    decay: Tensor,
+    rate: Tensor,
+    chunk: int,
+) -> list[Tensor]:
+    """See `operator.fast_weights`: out, and what is kept, which lies in lanes (`empty`)."""
+    members, batch, steps, size = z.shape
+    found = empty(z, inner, chunk)
+    shape = Shape(members, batch, steps, size, inner, w.shape[1], chunk, wipe, norm, epsilon)
+    given = [z, w, which, stores, gain, bias, decay, rate]
+    _run("forward", shape, members * found[1].shape[1], [*given, *found])
+    return found
+
+
+def empty(z: Tensor, inner: int, chunk: int) -> list[Tensor]:
+    """Room for what `forward` gives: out; then, in lanes (P, groups of L sequences, ..., L), the
+    states, pre = W h + C x, the brackets (normalised), 1 / their standard deviations, and borders.
+    """
+    members, batch, steps, size = z.shape
+    lanes = LANE_BYTES // z.element_size()
+    blocks, answers = (members, -(-batch // lanes)), max(inner, 1)
+    return [
+        torch.empty_like(z),
+        z.new_empty(*blocks, steps, size, lanes),
+        z.new_empty(*blocks, steps, size, lanes),
+        z.new_empty(*blocks, answers, steps, size, lanes),
+        z.new_empty(*blocks, answers, steps, lanes),
+        z.new_empty(*blocks, (steps - 1) // chunk, size, size, lanes),
+    ]
+
+
+def backward(
+    grad_out: Tensor,
+    out: Tensor,
+    past: Tensor,
+    pre: Tensor,
+    y: Tensor,
+    inverse: Tensor,
+    borders: Tensor,
+    w: Tensor,
+    which: Tensor,
+    stores: Tensor,
+    wipe: bool,
+    inner: int,
+    norm: bool,
+    gain: Tensor,
+    bias: Tensor,
+    decay: Tensor,
+    rate: Tensor,
+    chunk: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """See `operator.fast_weights_backward`; all but the first still to be summed over axis 1."""
+    members, batch, steps, size = grad_out.shape
+    groups = past.shape[1]
+    dz = torch.empty_like(out)
+    dgain, dbias = (gain.new_empty(members, groups, size) for _ in range(2))
+    ddecay, drate = (gain.new_empty(members, groups) for _ in range(2))
+    shape = Shape(members, batch, steps, size, inner, w.shape[1], chunk, wipe, norm, 0.0)
+    transposed = w.transpose(-1, -2).contiguous()
+    given = [grad_out, transposed, which, stores, gain, bias, decay, rate]
+    found = [dz, dgain, dbias, ddecay, drate]
+    kept = [past, pre, y, inverse, borders]
+    _run("backward", shape, members * groups, [*given, *kept, *found])
+    return dz, dgain, dbias, ddecay, drate
