@@ -137,7 +137,7 @@ def arguments(chunk: int, norm: bool = True, inner: int = 2, members: int = 2) -
 @pytest.mark.parametrize("norm", [True, False])
 @pytest.mark.parametrize("inner", [0, 1, 3])
 def test_gradcheck(chunk: int, norm: bool, inner: int) -> None:
-    from backends.torch.fused import operator
+    from backends.torch.fused.operator import fast_weights as operator
 
     given = arguments(chunk, norm, inner)
     assert torch.autograd.gradcheck(lambda *args: operator(*args)[0], given)
@@ -146,14 +146,14 @@ def test_gradcheck(chunk: int, norm: bool, inner: int) -> None:
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # of opcheck's own copies
 @pytest.mark.parametrize("chunk", [5, 2])
 def test_opcheck(chunk: int) -> None:
-    from backends.torch.fused import operator
+    from backends.torch.fused.operator import fast_weights as operator
 
     found = torch.library.opcheck(operator, arguments(chunk))
     assert set(found.values()) == {"SUCCESS"}
 
 
 def test_vmap_is_the_members_one_by_one() -> None:
-    from backends.torch.fused import operator
+    from backends.torch.fused.operator import fast_weights as operator
 
     given = arguments(2)
     mapped = [place in (0, 1, 7, 8, 10, 11) for place in range(len(given))]

@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backends.torch.fused import cpu
-from backends.torch.fused.operator import fast_weights as operator
+from backends.torch.fused import cpu, operator
 from backends.torch.ops import TorchOps
 from fwcore import fused
 from fwcore.cells import fast_weights
@@ -91,7 +90,7 @@ def unroll(
     unit = z.new_empty(1, core.size)
     fixed = fast_weights.rates(ops, core, p)
     decay, rate = (_scalar(ops, number) for number in (fixed.decay, fixed.rate))
-    out, _ = operator(
+    out, _ = operator.fast_weights(
         z.contiguous()[None],
         torch.stack(w)[None],
         which,

@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from backends.torch.fused import cpu
@@ -41,108 +42,97 @@ def _kernel(device: torch.device) -> ModuleType:
     return cpu
 
 
-@torch.library.custom_op("fwt::fast_weights", mutates_args=())
-def fast_weights(
-    z: Tensor,
-    w: Tensor,
-    which: Tensor,
-    stores: Tensor,
-    wipe: bool,
-    inner: int,
-    norm: bool,
-    gain: Tensor,
-    bias: Tensor,
-    epsilon: float,
-    decay: Tensor,
-    rate: Tensor,
-    chunk: int,
-) -> tuple[Tensor, list[Tensor]]:
-    """All states of all sequences; see the head of this file. Gives `out` and `kept`."""
-    out, *kept = _kernel(z.device).forward(
-        z, w, which, stores, wipe, inner, norm, gain, bias, epsilon, decay, rate, chunk
-    )
+NAMESPACE = "fwt"
+FORWARD, BACKWARD = f"{NAMESPACE}::fast_weights", f"{NAMESPACE}::fast_weights_backward"
+torch.library.define(
+    FORWARD,
+    "(Tensor z, Tensor w, Tensor which, Tensor stores, bool wipe, int inner, bool norm, "
+    "Tensor gain, Tensor bias, float epsilon, Tensor decay, Tensor rate, int chunk) "
+    "-> (Tensor out, Tensor[] kept)",
+)
+torch.library.define(
+    BACKWARD,
+    "(Tensor grad_out, Tensor out, Tensor[] kept, Tensor w, Tensor which, Tensor stores, "
+    "bool wipe, int inner, bool norm, Tensor gain, Tensor bias, Tensor decay, Tensor rate, "
+    "int chunk) -> (Tensor dz, Tensor dgain, Tensor dbias, Tensor ddecay, Tensor drate)",
+)
+fast_weights = torch.ops.fwt.fast_weights.default
+fast_weights_backward = torch.ops.fwt.fast_weights_backward.default
+
+
+@torch.library.impl(FORWARD, ("cpu", "cuda"))
+def _forward(z: Tensor, *given: Any) -> tuple[Tensor, list[Tensor]]:
+    out, *kept = _kernel(z.device).forward(z, *given)
     return out, kept
 
 
-@fast_weights.register_fake
+@torch.library.register_fake(FORWARD)
 def _(z: Tensor, *given: Any) -> tuple[Tensor, list[Tensor]]:
     out, *kept = _kernel(z.device).empty(z, inner=given[4], chunk=given[-1])
     return out, kept
 
 
-@torch.library.custom_op("fwt::fast_weights_backward", mutates_args=())
-def fast_weights_backward(
-    grad_out: Tensor,
-    out: Tensor,
-    kept: list[Tensor],
-    w: Tensor,
-    which: Tensor,
-    stores: Tensor,
-    wipe: bool,
-    inner: int,
-    norm: bool,
-    gain: Tensor,
-    bias: Tensor,
-    decay: Tensor,
-    rate: Tensor,
-    chunk: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of z, of gain and bias (P, R), and of decay and rate (P,), summed over B."""
-    found = _kernel(out.device).backward(
-        grad_out, out, *kept, w, which, stores, wipe, inner, norm, gain, bias, decay, rate, chunk
-    )
-    dz, *rest = found
-    sums = [part.sum(1) for part in rest]
-    return dz, sums[0], sums[1], sums[2], sums[3]
+@torch.library.impl(BACKWARD, ("cpu", "cuda"))
+def _backward(grad_out: Tensor, out: Tensor, kept: list[Tensor], *given: Any) -> tuple[Tensor, ...]:
+    """Gradients of z, of gain and bias (P, R), and of decay and rate (P,)."""
+    dz, *rest = _kernel(out.device).backward(grad_out, out, *kept, *given)
+    return dz, *(part.sum(1) for part in rest)
 
 
-@fast_weights_backward.register_fake
-def _(grad_out: Tensor, *given: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+@torch.library.register_fake(BACKWARD)
+def _(grad_out: Tensor, *given: Any) -> tuple[Tensor, ...]:
     gain, bias, decay, rate = given[8:12]
-    like = torch.empty_like
-    return like(grad_out), like(gain), like(bias), like(decay), like(rate)
+    return tuple(torch.empty_like(part) for part in (grad_out, gain, bias, decay, rate))
 
 
-def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, list[Tensor]]) -> None:
-    _, w, which, stores, wipe, inner, norm, gain, bias, _, decay, rate, chunk = inputs
-    out, kept = output
-    ctx.save_for_backward(out, w, which, stores, gain, bias, decay, rate, *kept)
-    ctx.settings = wipe, inner, norm, chunk
+class _Differentiable(torch.autograd.Function):
+    """`fast_weights` with its gradient; that of w is one product over all steps."""
+
+    @staticmethod
+    def forward(ctx: Any, *given: Any) -> tuple[Tensor, ...]:
+        """Out, and what is kept."""
+        with torch._C._AutoDispatchBelowAutograd():
+            out, kept = fast_weights(*given)
+        _, w, which, stores, wipe, inner, norm, gain, bias, _, decay, rate, chunk = given
+        ctx.save_for_backward(out, w, which, stores, gain, bias, decay, rate, *kept)
+        ctx.settings = wipe, inner, norm, chunk
+        ctx.mark_non_differentiable(*kept)
+        return out, *kept
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad_out: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of z, w, gain, bias, decay and rate, in the places of these."""
+        out, w, which, stores, gain, bias, decay, rate, *kept = ctx.saved_tensors
+        wipe, inner, norm, chunk = ctx.settings
+        dz, dgain, dbias, ddecay, drate = fast_weights_backward(
+            grad_out.contiguous(), out, kept, w, which, stores, wipe, inner, norm, gain, bias,
+            decay, rate, chunk,
+        )  # fmt: skip
+        before = functional.pad(out[:, :, :-1], (0, 0, 1, 0))  # h as each step found it
+        if wipe:
+            before = before * functional.pad(~stores[:-1], (1, 0))[:, None]
+        slopes = [dz * (which == n)[:, None] for n in range(w.shape[1])] if w.shape[1] > 1 else [dz]
+        dw = torch.stack([part.flatten(1, 2).mT @ before.flatten(1, 2) for part in slopes], 1)
+        return dz, dw, *[None] * 5, dgain, dbias, None, ddecay, drate, None
 
 
-def _differentiate(ctx: Any, grad_out: Tensor, _: list[Tensor]) -> tuple[Tensor | None, ...]:
-    """The gradients of `fast_weights`; that of w is one product over all steps."""
-    out, w, which, stores, gain, bias, decay, rate, *kept = ctx.saved_tensors
-    wipe, inner, norm, chunk = ctx.settings
-    dz, dgain, dbias, ddecay, drate = fast_weights_backward(
-        grad_out.contiguous(),
-        out,
-        kept,
-        w,
-        which,
-        stores,
-        wipe,
-        inner,
-        norm,
-        gain,
-        bias,
-        decay,
-        rate,
-        chunk,
-    )
-    before = functional.pad(out[:, :, :-1], (0, 0, 1, 0))  # h as each step found it
-    if wipe:
-        before = before * functional.pad(~stores[:-1], (1, 0))[:, None]
-    slopes = [dz * (which == n)[:, None] for n in range(w.shape[1])] if w.shape[1] > 1 else [dz]
-    dw = torch.stack([part.flatten(1, 2).mT @ before.flatten(1, 2) for part in slopes], 1)
-    none = (None,) * 5
-    return dz, dw, *none, dgain, dbias, None, ddecay, drate, None
+def _autograd(*given: Any) -> tuple[Tensor, list[Tensor]]:
+    """What autograd runs: nothing is kept where nothing is to be differentiated."""
+    if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in given):
+        out, *kept = _Differentiable.apply(*given)
+        return out, kept
+    with torch._C._AutoDispatchBelowAutograd():
+        found: tuple[Tensor, list[Tensor]] = fast_weights(*given)
+        return found
 
 
-fast_weights.register_autograd(_differentiate, setup_context=_remember)
+# `torch.library.register_autograd` does the same for three times the overhead of a call
+_LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
+_LIBRARY.impl("fast_weights", _autograd, "Autograd")
 
 
-@fast_weights.register_vmap
+@torch.library.register_vmap(FORWARD)
 def _(info: Any, batched: tuple[Any, ...], *given: Any) -> Any:
     """A mapped axis becomes a part of P, the axis of members with weights of their own."""
 
