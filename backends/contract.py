@@ -13,6 +13,18 @@ from fwcore.train import Trainable
 NumpyArray = np.ndarray[Any, np.dtype[Any]]
 
 
+class Stream(Protocol):
+    """A core between two time steps; see `fwcore.model.Stream`."""
+
+    def step(self, x: Any) -> Any:
+        """The output of the next time step: the core's input (B, I) -> (B, R)."""
+        ...
+
+    def named(self) -> dict[str, Any]:
+        """The state by name, such as `h` (B, R) and `A` (B, R, R)."""
+        ...
+
+
 class Compiled(Trainable, Protocol):
     """A model on one device: NumPy in, NumPy out. See `Trainable` for its training half.
 
@@ -41,6 +53,14 @@ class Compiled(Trainable, Protocol):
 
         Returns:
             All outputs (B, T, R) and the arrays of the final state by name.
+        """
+        ...
+
+    def stream(self, batch: int) -> Stream:
+        """The core fed one time step at a time, on arrays of the framework, without gradients.
+
+        Args:
+            batch: B, sequences side by side.
         """
         ...
 

@@ -88,6 +88,33 @@ def unroll(
     return outputs, state
 
 
+class Stream:
+    """A core that is fed one time step at a time, from a state of zeros; A is kept as it is.
+
+    Args:
+        p: the parameters by canonical name; later changes of them may or may not be seen.
+        batch: B, sequences side by side.
+    """
+
+    def __init__(self, ops: Ops, spec: ModelSpec, p: Weights, batch: int) -> None:
+        self._ops, self._core, self._p, self._t = ops, spec.core, p, 0
+        chosen = memory_plan(spec, "matrix", batch, 1)
+        self._state = cell_of(spec.core).start(ops, spec.core, p, batch, chosen, {})
+
+    def step(self, x: Array) -> Array:
+        """The output of the next time step: the core's input (B, I) -> (B, R)."""
+        cell = cell_of(self._core)
+        z = cell.project(self._ops, self._core, self._p, x[:, None], self._t)[0]
+        self._state = cell.step(self._ops, self._core, self._p, z, self._state, self._t)
+        self._t += 1
+        return self._state.output
+
+    def named(self) -> dict[str, Array]:
+        """The state by name, as `fwcore.cells.base.State.named` gives it."""
+        found: dict[str, Array] = self._state.named()
+        return found
+
+
 def logits(
     ops: Ops,
     spec: ModelSpec,

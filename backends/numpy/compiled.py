@@ -12,6 +12,7 @@ from backends.numpy.ops import NumpyOps
 from fwcore import model
 from fwcore.batches import Dropout, Split
 from fwcore.errors import BackendError
+from fwcore.fused import choose
 from fwcore.ops import NumpyArray
 from fwcore.spec import ModelSpec, TrainSpec
 from fwcore.train import check_fit
@@ -26,7 +27,8 @@ class NumpyCompiled:
         self, spec: ModelSpec, params: Mapping[str, NumpyArray], ops: NumpyOps, memory: str
     ) -> None:
         self.spec = spec
-        self._ops, self._memory = ops, memory
+        self._ops = ops
+        self._memory = choose(memory, "it runs the equations alone", self.backend)
         self.module = Network(spec, params, ops, memory)
 
     def _input(self, inputs: NumpyArray) -> NumpyArray:
@@ -45,6 +47,10 @@ class NumpyCompiled:
             self._ops, self.spec, self.module, self._input(x), chosen, given, first
         )
         return np.stack(outputs, 1), dict(state.named())
+
+    def stream(self, batch: int) -> model.Stream:
+        """See `Compiled.stream`."""
+        return model.Stream(self._ops, self.spec, self.module, batch)
 
     def evaluate(self, inputs: NumpyArray, targets: NumpyArray) -> tuple[float, int]:
         """See `Trainable.evaluate`."""

@@ -9,11 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from backends.contract import Stream
 from backends.torch import fused
+from backends.torch.fused.stream import FusedStream
 from backends.torch.module import Network
 from backends.torch.ops import TorchOps
 from fwcore import model
 from fwcore.batches import Dropout, Split
+from fwcore.cells import fast_weights
 from fwcore.fused import choose
 from fwcore.layouts import permute_in
 from fwcore.ops import NumpyArray
@@ -62,6 +65,15 @@ class TorchCompiled:
             )
             final = {name: _numpy(array) for name, array in state.named().items()}
             return _numpy(torch.stack(tuple(outputs), 1)), final
+
+    def stream(self, batch: int) -> Stream:
+        """See `Compiled.stream`."""
+        weights = {name: value.detach() for name, value in self.module.weights().items()}
+        core = self.spec.core
+        if self._memory == "fused" and self._ops.device.type == "cpu":
+            assert isinstance(core, fast_weights.Spec)  # noqa: S101 that is what fused covers
+            return FusedStream(self._ops, core, weights, batch)
+        return model.Stream(self._ops, self.spec, weights, batch)
 
     def _loss(
         self, inputs: Tensor, targets: Tensor, dropout: Dropout | None

@@ -42,14 +42,14 @@ def missing() -> str | None:
 
 
 @cache
-def _entry(direction: str, dtype: torch.dtype) -> Call:
+def entry(direction: str, dtype: torch.dtype) -> Call:
     """A function of the library; ctypes lets other threads run while it does."""
     found = find_spec(LIBRARY)
     if found is None or found.origin is None:
         raise RuntimeError(f"{LIBRARY} is not there; ask missing() first")
-    entry: Call = getattr(ctypes.CDLL(found.origin), f"fwt_{direction}_{NAMES[dtype]}")
-    entry.restype = None  # type: ignore[attr-defined]
-    return entry
+    function: Call = getattr(ctypes.CDLL(found.origin), f"fwt_{direction}_{NAMES[dtype]}")
+    function.restype = None  # type: ignore[attr-defined]
+    return function
 
 
 @cache
@@ -59,12 +59,12 @@ def _threads(count: int) -> ThreadPoolExecutor:
 
 def _run(direction: str, shape: Shape, blocks: int, tensors: list[Tensor]) -> None:
     """Every block of sequences, on as many threads as torch uses."""
-    entry = _entry(direction, tensors[0].dtype)
+    call = entry(direction, tensors[0].dtype)
     pointers = [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
     where = ctypes.byref(shape)
 
     def part(first: int, last: int) -> None:
-        entry(where, ctypes.c_int64(first), ctypes.c_int64(last), *pointers)
+        call(where, ctypes.c_int64(first), ctypes.c_int64(last), *pointers)
 
     work = blocks * shape.steps * shape.size * (shape.size + shape.inner * shape.steps)
     count = min(torch.get_num_threads(), blocks) if work > SMALL else 1

@@ -13,6 +13,8 @@
 
 namespace {
 
+// What decays unwritten would end among the denormal numbers, which are a hundred times slower.
+constexpr double TINY = 1e-30;
 constexpr int BYTES = 32;  // a register of AVX2, two of NEON; wider ones were no faster
 
 template <typename T>
@@ -67,6 +69,7 @@ struct Block {
       for (int64_t i = 0; i < R; ++i) row[lane * q.steps * R + i] = from[i][lane];
   }
 
+  static V kept(V x) { return x > T(TINY) || x < -T(TINY) ? x : V{}; }
   static V relu(V x) { return x > 0 ? x : V{}; }
   static V where(V sign, V x) { return sign > 0 ? x : V{}; }
 
@@ -162,7 +165,7 @@ struct Block {
     std::vector<V> column(q.chunk);
     for (int64_t i = 0; i < R; ++i) {
       for (int64_t j = 0; j < R; ++j)
-        border[i * R + j] = older ? powers[q.chunk] * older[i * R + j] : V{};
+        border[i * R + j] = older ? kept(powers[q.chunk] * older[i * R + j]) : V{};
       for (int64_t c = 0; c < q.chunk; ++c)
         column[c] = weight(t, t - q.chunk + c) * past[(t - q.chunk + c) * R + i];
       combine(column.data(), past + (t - q.chunk) * R, q.chunk, border + i * R);
@@ -339,6 +342,64 @@ inline void run_backward(const Shape& q, int64_t first, int64_t last, const T* g
 
 }  // namespace
 
+namespace {
+
+// One time step of B sequences with A as it is written (eq. 1): the numbers of a row lie side by
+// side, because there may be one sequence only. c and w are transposed.
+template <typename T>
+struct Stream {
+  int64_t batch, inputs, size, inner;
+  int64_t norm;
+  double epsilon, decay, rate;
+  const T *gain, *bias;
+  T *h, *fast, *scratch;  // (B, R), (B, R, R), (2, R)
+
+  static T kept(T x) { return x > T(TINY) || x < -T(TINY) ? x : T(0); }
+
+  // y += sum over j of x[j] rows[j]
+  static void combine(const T* x, const T* rows, int64_t count, int64_t size, T* __restrict__ y) {
+    for (int64_t j = 0; j < count; ++j)
+      for (int64_t i = 0; i < size; ++i) y[i] += x[j] * rows[j * size + i];
+  }
+
+  void respond(T* __restrict__ u, T* __restrict__ s) const {
+    if (norm) {
+      T mean = 0, square = 0;
+      for (int64_t i = 0; i < size; ++i) mean += u[i];
+      mean /= T(size);
+      for (int64_t i = 0; i < size; ++i) square += (u[i] - mean) * (u[i] - mean);
+      const T inverse = T(1) / std::sqrt(square / T(size) + T(epsilon));
+      for (int64_t i = 0; i < size; ++i) u[i] = gain[i] * (u[i] - mean) * inverse + bias[i];
+    }
+    for (int64_t i = 0; i < size; ++i) s[i] = u[i] > 0 ? u[i] : T(0);
+  }
+
+  void step(const T* x, const T* c, const T* w, bool stores, bool wipe, T* out) const {
+    T *slow = scratch, *u = scratch + size;
+    for (int64_t b = 0; b < batch; ++b) {
+      T *state = h + b * size, *s = out + b * size, *a = fast + b * size * size;
+      std::fill(slow, slow + size, T(0));
+      combine(x + b * inputs, c, inputs, size, slow);
+      combine(state, w, size, size, slow);
+      for (int64_t i = 0; i < size; ++i) s[i] = slow[i] > 0 ? slow[i] : T(0);  // eq. 2
+      for (int64_t k = 0; k < inner; ++k) {
+        std::copy(slow, slow + size, u);
+        combine(s, a, size, size, u);
+        respond(u, s);  // eq. 3
+      }
+      if (!inner && norm) respond(slow, s);
+      for (int64_t i = 0; i < size; ++i) {
+        const T strength = stores ? T(rate) * s[i] : T(0);
+        for (int64_t j = 0; j < size; ++j)
+          a[i * size + j] = kept(T(decay) * a[i * size + j] + strength * s[j]);  // eq. 1
+        state[i] = wipe && stores ? T(0) : s[i];
+      }
+    }
+  }
+};
+
+}  // namespace
+
 #define ENTRIES(T, NAME)                                                                          \
   void fwt_forward_##NAME(                                                          \
       const Shape* q, int64_t first, int64_t last, const T* z, const T* w, const int64_t* which,  \
@@ -354,6 +415,10 @@ inline void run_backward(const Shape& q, int64_t first, int64_t last, const T* g
       const T* borders, T* dz, T* dgain, T* dbias, T* ddecay, T* drate) {                         \
     run_backward<T>(*q, first, last, grad_out, w_t, which, stores, gain, bias, decay, rate, past, \
                     pre, y, inverse, borders, dz, dgain, dbias, ddecay, drate);                   \
+  }                                                                                               \
+  void fwt_stream_##NAME(const Stream<T>* q, const T* x, const T* c, const T* w, int stores,      \
+                         int wipe, T* out) {                                                      \
+    q->step(x, c, w, stores, wipe, out);                                                          \
   }
 
 extern "C" {

@@ -66,8 +66,7 @@ def _forward(z: Tensor, *given: Any) -> tuple[Tensor, list[Tensor]]:
     return out, kept
 
 
-@torch.library.register_fake(FORWARD)
-def _(z: Tensor, *given: Any) -> tuple[Tensor, list[Tensor]]:
+def _fake_forward(z: Tensor, *given: Any) -> tuple[Tensor, list[Tensor]]:
     out, *kept = _kernel(z.device).empty(z, inner=given[4], chunk=given[-1])
     return out, kept
 
@@ -79,8 +78,7 @@ def _backward(grad_out: Tensor, out: Tensor, kept: list[Tensor], *given: Any) ->
     return dz, *(part.sum(1) for part in rest)
 
 
-@torch.library.register_fake(BACKWARD)
-def _(grad_out: Tensor, *given: Any) -> tuple[Tensor, ...]:
+def _fake_backward(grad_out: Tensor, *given: Any) -> tuple[Tensor, ...]:
     gain, bias, decay, rate = given[8:12]
     return tuple(torch.empty_like(part) for part in (grad_out, gain, bias, decay, rate))
 
@@ -100,7 +98,7 @@ class _Differentiable(torch.autograd.Function):
         return out, *kept
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_out: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of z, w, gain, bias, decay and rate, in the places of these."""
         out, w, which, stores, gain, bias, decay, rate, *kept = ctx.saved_tensors
@@ -127,13 +125,7 @@ def _autograd(*given: Any) -> tuple[Tensor, list[Tensor]]:
         return found
 
 
-# `torch.library.register_autograd` does the same for three times the overhead of a call
-_LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
-_LIBRARY.impl("fast_weights", _autograd, "Autograd")
-
-
-@torch.library.register_vmap(FORWARD)
-def _(info: Any, batched: tuple[Any, ...], *given: Any) -> Any:
+def _mapped(info: Any, batched: tuple[Any, ...], *given: Any) -> Any:
     """A mapped axis becomes a part of P, the axis of members with weights of their own."""
 
     def members(argument: Any, axis: int | None) -> Any:
@@ -145,3 +137,11 @@ def _(info: Any, batched: tuple[Any, ...], *given: Any) -> Any:
     out, kept = fast_weights(*flat)
     result = [part.unflatten(0, (info.batch_size, -1)) for part in (out, *kept)]
     return (result[0], result[1:]), (0, [0] * len(kept))
+
+
+torch.library.register_fake(FORWARD, _fake_forward)
+torch.library.register_fake(BACKWARD, _fake_backward)
+torch.library.register_vmap(FORWARD, _mapped)
+# `torch.library.register_autograd` does the same for three times the overhead of a call
+_LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")  # type: ignore[no-untyped-call]
+_LIBRARY.impl("fast_weights", _autograd, "Autograd")  # type: ignore[no-untyped-call]

@@ -1,0 +1,94 @@
+"""One time step at a time on the CPU: the fast-weights cell with A as it is written."""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from backends.torch.fused import cpu
+from backends.torch.ops import TorchOps
+from fwcore.cells import fast_weights
+from fwcore.cells.base import Weights
+from fwcore.cells.common import LAYER_NORM_EPSILON
+
+
+class _Settings(ctypes.Structure):
+    """`Stream` of kernel.cpp, field by field."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("batch", "inputs", "size", "inner", "norm")),
+        *((name, ctypes.c_double) for name in ("epsilon", "decay", "rate")),
+        *((name, ctypes.c_void_p) for name in ("gain", "bias", "h", "fast", "scratch")),
+    ]
+
+
+class FusedStream:
+    """`fwcore.model.Stream` in one call a step; the weights are those of the time it was made.
+
+    Args:
+        ops: the operations, for their number type.
+        core: a core that `backends.torch.fused` covers.
+        p: the parameters by canonical name.
+        batch: B, sequences side by side.
+    """
+
+    def __init__(self, ops: TorchOps, core: fast_weights.Spec, p: Weights, batch: int) -> None:
+        self._core, self._t = core, 0
+        self._w = [p["core.w"].T.contiguous()]
+        self._c = [p["core.c"].T.contiguous()]
+        if core.integrate:
+            self._w.append(p["core.w_int"].T.contiguous())
+            self._c.append(p["core.c_int"].T.contiguous())
+        self._shape, self._dtype = (batch, self._c[0].shape[0]), ops.dtype
+        size, norm, fixed = core.size, core.norm == "sum", fast_weights.rates(ops, core, p)
+        unit = ops.zeros((size,))
+        self._h, self._fast = ops.zeros((batch, size)), ops.zeros((batch, size, size))
+        self._held = [  # arrays that the settings point into
+            p["core.norm.weight"].detach().clone() if norm else unit,
+            p["core.norm.bias"].detach().clone() if norm else unit,
+            self._h,
+            self._fast,
+            ops.zeros((2, size)),
+        ]
+        self._settings = _Settings(
+            *self._shape,
+            size,
+            core.inner_steps,
+            norm,
+            LAYER_NORM_EPSILON,
+            float(fixed.decay),
+            float(fixed.rate),
+            *(tensor.data_ptr() for tensor in self._held),
+        )
+        self._where = ctypes.byref(self._settings)
+        self._call = cpu.entry("stream", ops.dtype)
+        self._slow = [
+            (ctypes.c_void_p(c.data_ptr()), ctypes.c_void_p(w.data_ptr()))
+            for c, w in zip(self._c, self._w, strict=True)
+        ]
+
+    def step(self, x: Tensor) -> Tensor:
+        """See `fwcore.model.Stream.step`."""
+        if x.shape != self._shape or x.dtype != self._dtype:
+            raise ValueError(
+                f"stream.step: expected x of shape {self._shape} and {self._dtype}, got "
+                f"shape={tuple(x.shape)}, dtype={x.dtype}"
+            )
+        x, out = x.contiguous(), torch.empty_like(self._h)
+        core, t = self._core, self._t
+        self._call(
+            self._where,
+            ctypes.c_void_p(x.data_ptr()),
+            *self._slow[t in core.integrate],
+            core.store is None or t in core.store,
+            core.wipe,
+            ctypes.c_void_p(out.data_ptr()),
+        )
+        self._t += 1
+        return out
+
+    def named(self) -> dict[str, Tensor]:
+        """The state: `h` (B, R) and `A` (B, R, R), copies."""
+        return {"h": self._h.clone(), "A": self._fast.clone()}
