@@ -12,6 +12,7 @@ from torch import Tensor
 from backends.contract import Stream
 from backends.torch import fused
 from backends.torch.fused.stream import FusedStream
+from backends.torch.graph import CudaRecorder, StepGraph
 from backends.torch.module import Network
 from backends.torch.ops import TorchOps
 from fwcore import model
@@ -41,6 +42,7 @@ class TorchCompiled:
         self._optimizer: torch.optim.AdamW | None = None
         self._clip = 0.0
         self._data: tuple[Tensor, Tensor] | None = None
+        self._graph: StepGraph | None = None
 
     def _tensor(self, array: NumpyArray) -> Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(array)).to(self._ops.device)
@@ -76,11 +78,10 @@ class TorchCompiled:
         return model.Stream(self._ops, self.spec, weights, batch)
 
     def _loss(
-        self, inputs: Tensor, targets: Tensor, dropout: Dropout | None
+        self, inputs: Tensor, targets: Tensor, *masks: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Mean cross-entropy and the number of wrong answers."""
-        masks = [None if m is None else self._tensor(m) for m in dropout or ()]
-        scores = self.module(inputs, *masks)
+        """Mean cross-entropy and the number of wrong answers; masks as `Network.forward`."""
+        scores = self.module(inputs, *(None if m is None else self._ops.cast(m) for m in masks))
         scores = scores.float() if scores.dtype == torch.bfloat16 else scores
         loss = model.cross_entropy(self._ops, scores, targets).mean()
         wrong = (scores.argmax(-1) != targets).sum()
@@ -91,7 +92,7 @@ class TorchCompiled:
     ) -> tuple[float, dict[str, NumpyArray]]:
         """See `Compiled.gradients`."""
         self.module.zero_grad(set_to_none=True)
-        loss, _ = self._loss(self._tensor(inputs), self._tensor(targets), None)
+        loss, _ = self._loss(self._tensor(inputs), self._tensor(targets))
         torch.autograd.backward(loss)
         found = {
             name: _numpy(torch.zeros_like(value) if value.grad is None else value.grad)
@@ -109,6 +110,7 @@ class TorchCompiled:
             {"params": decaying, "weight_decay": train.weight_decay},
             {"params": others, "weight_decay": 0.0},
         ]
+        graphed = self._ops.device.type == "cuda"
         self._optimizer = torch.optim.AdamW(
             [group for group in groups if group["params"]],
             lr=train.lr,
@@ -116,7 +118,11 @@ class TorchCompiled:
             eps=train.epsilon,
             amsgrad=False,
             fused=True,
+            capturable=graphed,
         )
+        if graphed:
+            recorder = CudaRecorder(self._ops.device)
+            self._graph = StepGraph(self._optimizer, self._update, recorder)
         self._clip = train.clip
         self._data = self._tensor(data.inputs), self._tensor(data.targets)
 
@@ -132,18 +138,24 @@ class TorchCompiled:
 
     def train_step(self, rows: NumpyArray, lr: float, dropout: Dropout | None) -> Tensor:
         """See `Trainable.train_step`."""
-        optimizer, chosen = self._adam(), self._tensor(rows)
-        inputs, targets = (array.index_select(0, chosen) for array in self._split())
-        for group in optimizer.param_groups:
+        if self._graph is not None:
+            return self._graph(rows, lr, dropout)
+        for group in self._adam().param_groups:
             group["lr"] = lr
+        masks = [None if mask is None else self._tensor(mask) for mask in dropout or (None, None)]
+        return self._update(self._tensor(rows), *masks)
+
+    def _update(self, rows: Tensor, *masks: Tensor | None) -> Tensor:
+        """One update on rows of the training split; waits for nothing (`StepGraph`)."""
+        inputs, targets = (array.index_select(0, rows) for array in self._split())
         self.module.zero_grad(set_to_none=True)
-        loss, wrong = self._loss(inputs, targets, dropout)
+        loss, wrong = self._loss(inputs, targets, *masks)
         torch.autograd.backward(loss)
         gradients = [value.grad for value in self.module.parameters() if value.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         if self._clip:
             torch.nn.utils.clip_grads_with_norm_(self.module.parameters(), self._clip, norm)
-        optimizer.step()
+        self._adam().step()
         return torch.stack([loss.detach(), wrong.to(loss.dtype), norm.to(loss.dtype)])
 
     def fetch(self, stats: Sequence[Tensor]) -> NumpyArray:
@@ -153,7 +165,7 @@ class TorchCompiled:
     def evaluate(self, inputs: NumpyArray, targets: NumpyArray) -> tuple[float, int]:
         """See `Trainable.evaluate`."""
         with torch.no_grad():
-            loss, wrong = self._loss(self._tensor(inputs), self._tensor(targets), None)
+            loss, wrong = self._loss(self._tensor(inputs), self._tensor(targets))
             return loss.item() * len(targets), int(wrong.item())
 
     def parameters(self) -> dict[str, NumpyArray]:
@@ -190,6 +202,8 @@ class TorchCompiled:
                 "exp_avg": torch.tensor(moments[f"m.{name}"]).to(value),
                 "exp_avg_sq": torch.tensor(moments[f"v.{name}"]).to(value),
             }
+        if self._graph is not None:
+            self._graph.reset()  # these are other arrays
 
     def describe(self, batch: int, steps: int) -> dict[str, Any]:
         """See `Compiled.describe`."""
@@ -201,7 +215,8 @@ class TorchCompiled:
             "memory": chosen.form if self.spec.core.memory_reads else "none",
             "chunk": chosen.chunk,
             "kernel": fused.KERNELS[self._ops.device.type] if chosen.form == "fused" else "none",
-            "step": "eager, fused Adam",
+            "step": ("one CUDA graph" if self._ops.device.type == "cuda" else "eager")
+            + ", fused Adam",
         }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from importlib.util import find_spec
 
 import numpy as np
 import torch
@@ -31,7 +32,9 @@ def missing(core: CellSpec, ops: TorchOps) -> str | None:
         return f"there is none for device {place}"
     if ops.dtype not in cpu.NAMES:
         return f"there is none for dtype {str(ops.dtype).removeprefix('torch.')}"
-    return cpu.missing() if place == "cpu" else None
+    if place == "cpu":
+        return cpu.missing()
+    return None if find_spec("triton") else "Triton is not installed"
 
 
 @lru_cache(maxsize=64)

@@ -1,0 +1,218 @@
+"""A population on PyTorch: the model mapped over its members, one backward, one Adam for all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from backends.contract import Backend
+from backends.torch import fused
+from fwcore import model
+from fwcore.batches import Dropout, Split
+from fwcore.layouts import permute_in
+from fwcore.ops import NumpyArray
+from fwcore.population import Member, Rows, own_rates
+from fwcore.spec import ModelSpec, TrainSpec
+from fwcore.train import as_parameters, check_fit
+
+
+class Adam:
+    """`torch.optim.AdamW` with a learning rate and a step count for each row of an array (P, N).
+
+    Args:
+        weights: updated in place.
+        decays: 1 where weight decay applies, else 0, (N,).
+        train: beta1, beta2, epsilon and weight_decay are those of all rows.
+    """
+
+    def __init__(self, weights: Tensor, decays: Tensor, train: TrainSpec) -> None:
+        self._weights, self._decays, self._train = weights, decays, train
+        self.m, self.v = torch.zeros_like(weights), torch.zeros_like(weights)
+        self.steps = weights.new_zeros(len(weights), 1)
+
+    def update(self, gradients: Tensor, lrs: Tensor) -> None:
+        """One update by gradients (P, N) and learning rates (P, 1)."""
+        train = self._train
+        self.steps += 1
+        if train.weight_decay:
+            self._weights.mul_(1 - train.weight_decay * lrs * self._decays)
+        self.m.lerp_(gradients, 1 - train.beta1)
+        self.v.mul_(train.beta2).addcmul_(gradients, gradients, value=1 - train.beta2)
+        root = self.v.sqrt().div_(self._corrected(train.beta2).sqrt()).add_(train.epsilon)
+        self._weights.addcmul_(root.reciprocal_().mul_(self.m), -lrs / self._corrected(train.beta1))
+
+    def _corrected(self, beta: float) -> Tensor:
+        """1 - beta**step without cancellation, (P, 1)."""
+        return -torch.expm1(self.steps * math.log(beta)) if beta else torch.ones_like(self.steps)
+
+
+class TorchPopulation:
+    """`backends.contract.Population` on PyTorch; see `compile_population`."""
+
+    backend = "torch"
+
+    def __init__(
+        self,
+        backend: Backend,
+        specs: Sequence[ModelSpec],
+        params: Sequence[Mapping[str, NumpyArray]],
+        device: str,
+        dtype: str,
+        memory: str,
+    ) -> None:
+        own = own_rates(specs)
+        self.specs = tuple(specs)
+        self._table = model.parameters(specs[0])
+        self._like = backend.compile(specs[0], params[0], device=device, dtype=dtype, memory=memory)
+        self._ops, self._memory = self._like.module.ops, self._like.module.memory
+        first = [as_parameters(self._table, member, dtype) for member in params]
+        self._rows = Rows(self._table, {p.name: p.shape for p in self._table})
+        packed = np.stack([self._rows.pack(member) for member in first])
+        self._weights = torch.from_numpy(packed).to(self._ops.device)
+        self._leaves = {
+            name: part.detach().requires_grad_()
+            for name, part in self._rows.split(self._weights).items()
+        }
+        self._own = {name: self._tensor(array) for name, array in own.items()}
+        self.members = [Member(self, number) for number in range(len(specs))]
+        self._adam: Adam | None = None
+        self._clip = 0.0
+        self._data: tuple[Tensor, Tensor] | None = None
+
+    def _tensor(self, array: NumpyArray) -> Tensor:
+        tensor = torch.from_numpy(np.ascontiguousarray(array)).to(self._ops.device)
+        return self._ops.cast(tensor) if tensor.is_floating_point() else tensor
+
+    def _loss(
+        self,
+        weights: Mapping[str, Tensor],
+        inputs: Tensor,
+        targets: Tensor,
+        input_mask: Tensor | None,
+        hidden_mask: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Mean cross-entropy and the number of wrong answers of one member."""
+        cast = {name: self._ops.cast(value) for name, value in weights.items()}
+        masks = model.Masks(input_mask, hidden_mask)
+        run = fused.unroll if self._memory == "fused" else model.unroll
+        scores = model.logits(self._ops, self.specs[0], cast, inputs, masks, self._memory, run)
+        scores = scores.float() if scores.dtype == torch.bfloat16 else scores
+        loss = model.cross_entropy(self._ops, scores, targets).mean()
+        return loss, (scores.argmax(-1) != targets).sum()
+
+    def _losses(
+        self, inputs: Tensor, targets: Tensor, batch: int | None, *masks: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """`_loss` of all members, each (P,).
+
+        Args:
+            inputs, targets: of all, with the axis of members first; or the same for all.
+            batch: 0 or None, accordingly.
+            masks: (P, B, I) and (P, B, R), or None.
+        """
+        axes = (0, batch, batch, *(None if mask is None else 0 for mask in masks))
+        weights = {**self._leaves, **self._own}
+        found: tuple[Tensor, Tensor] = torch.func.vmap(self._loss, in_dims=axes)(
+            weights, inputs, targets, *masks
+        )
+        return found
+
+    def begin_training(self, trains: Sequence[TrainSpec], data: Split) -> None:
+        """See `Lockstep.begin_training`."""
+        decays = torch.from_numpy(self._rows.decays).to(self._weights)
+        self._adam = Adam(self._weights, decays, trains[0])
+        self._clip = trains[0].clip
+        self._data = self._tensor(data.inputs), self._tensor(data.targets)
+
+    def train_step(self, rows: NumpyArray, lrs: NumpyArray, dropout: Dropout | None) -> Tensor:
+        """See `Lockstep.train_step`."""
+        masks = [None if m is None else self._tensor(m) for m in dropout or (None, None)]
+        rates = torch.from_numpy(lrs[:, None]).to(self._weights)
+        return self._update(self._tensor(rows), rates, *masks)
+
+    def _update(self, rows: Tensor, lrs: Tensor, *masks: Tensor | None) -> Tensor:
+        """One update and its statistics, all on the device, without waiting for it."""
+        if self._data is None:
+            raise RuntimeError("begin_training was not called")
+        inputs, targets = (array[rows] for array in self._data)
+        losses, wrong = self._losses(inputs, targets, 0, *masks)
+        leaves = list(self._leaves.values())
+        found = torch.autograd.grad(losses.sum(), leaves, materialize_grads=True)
+        with torch.no_grad():
+            gradients = torch.cat([gradient.flatten(1) for gradient in found], 1)
+            norms = torch.linalg.vector_norm(gradients, dim=1)
+            if self._clip:
+                gradients *= (self._clip / (norms + 1e-6)).clamp(max=1)[:, None]
+            self._optimizer().update(gradients, lrs)
+            return torch.stack([losses, wrong.to(losses.dtype), norms.to(losses.dtype)], 1)
+
+    def _optimizer(self) -> Adam:
+        if self._adam is None:
+            raise RuntimeError("begin_training was not called")
+        return self._adam
+
+    def fetch(self, stats: Sequence[Tensor]) -> NumpyArray:
+        """See `Lockstep.fetch`."""
+        found: NumpyArray = torch.stack(list(stats)).cpu().numpy()
+        return found.astype(np.float64)
+
+    def evaluate(self, inputs: NumpyArray, targets: NumpyArray) -> NumpyArray:
+        """See `Lockstep.evaluate`."""
+        with torch.no_grad():
+            given = self._tensor(inputs), self._tensor(targets)
+            losses, wrong = self._losses(*given, None, None, None)
+            found: NumpyArray = torch.stack([losses, wrong.to(losses.dtype)], 1).cpu().numpy()
+            return found.astype(np.float64) * [len(targets), 1]
+
+    def _unpacked(self, row: Tensor) -> dict[str, NumpyArray]:
+        """The arrays of a member, canonical."""
+        arrays = self._rows.unpack(row.cpu().numpy())
+        return {p.name: permute_in(p, arrays[p.name], "torch") for p in self._table}
+
+    def parameters(self, member: int) -> dict[str, NumpyArray]:
+        """See `Trainable.parameters`."""
+        return self._unpacked(self._weights[member])
+
+    def load_parameters(self, member: int, params: Mapping[str, NumpyArray]) -> None:
+        """See `Trainable.load_parameters`."""
+        check_fit(self._table, params, f"member {member} of the {self.backend} population")
+        self._weights[member] = torch.from_numpy(self._rows.pack(params)).to(self._weights)
+
+    def optimizer_state(self, member: int) -> dict[str, NumpyArray]:
+        """See `Trainable.optimizer_state`."""
+        adam = self._optimizer()
+        m, v = (self._unpacked(moments[member]) for moments in (adam.m, adam.v))
+        return {f"{kind}.{name}": found[name] for name in m for kind, found in (("m", m), ("v", v))}
+
+    def load_optimizer_state(
+        self, member: int, moments: Mapping[str, NumpyArray], step: int
+    ) -> None:
+        """See `Trainable.load_optimizer_state`."""
+        adam = self._optimizer()
+        adam.steps[member] = step
+        for kind, place in (("m", adam.m), ("v", adam.v)):
+            found = {name: moments[f"{kind}.{name}"] for name in self._leaves}
+            place[member] = torch.from_numpy(self._rows.pack(found)).to(place)
+
+    def describe(self, batch: int, steps: int) -> dict[str, Any]:
+        """See `Population.describe`."""
+        found = self._like.describe(batch, steps)
+        return {**found, "members": len(self.members), "step": "eager, members batched"}
+
+
+def compile_population(
+    backend: Backend,
+    specs: Sequence[ModelSpec],
+    params: Sequence[Mapping[str, NumpyArray]],
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    memory: str = "auto",
+) -> TorchPopulation:
+    """See `backends.contract.compile_population`."""
+    return TorchPopulation(backend, specs, params, device, dtype, memory)
