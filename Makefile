@@ -5,9 +5,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO ?= runs/demo
 
-.PHONY: demo test results lint check clean
+.PHONY: demo test results bench lint check clean
 
-$(READY): pyproject.toml
+$(READY): pyproject.toml setup.py backends/torch/fused/kernel.cpp
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
@@ -32,6 +32,11 @@ results: $(READY)
 	$(BIN)/fwt train --backend mlx --task retrieval --size 20 --seed 0 --out runs/results/retrieval-r20-s0-mlx
 	$(BIN)/fwt train --backend torch --task mnist-glimpse --size 50 --seed 0 --dataset mnist --out runs/results/glimpse-r50-s0-torch
 	$(BIN)/python -m tools.collect_results runs/results benchmarks/results/recipes.json
+
+# What a step costs beside the frameworks' own layers, on the CPU: leave the machine alone meanwhile.
+bench: $(READY)
+	$(BIN)/fwt bench --backend torch --device cpu --growth --loop --out benchmarks/results/bench-torch-cpu.json --plot benchmarks/results
+	$(BIN)/fwt bench --backend mlx --device cpu --loop --out benchmarks/results/bench-mlx-cpu.json --plot benchmarks/results
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli import convert, data, doctor, evaluate, failure, listing, train, verify
+from cli import bench, convert, data, doctor, evaluate, failure, listing, train, verify
 
 app = typer.Typer(
     name="fwt",
@@ -22,6 +22,7 @@ app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command("verify")(verify.verify)
 app.command("convert")(convert.convert)
+app.command("bench")(bench.bench)
 app.command("list")(listing.show)
 app.command("data")(data.data)
 app.command("doctor")(doctor.doctor)

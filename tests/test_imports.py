@@ -14,8 +14,8 @@ from tests.conftest import need
 PACKAGES = ("fwcore", "tasks", "cli")
 # package -> what no file of it may import
 FORBIDDEN = {
-    "fwcore": {"torch", "mlx", "torchvision", "tasks", "cli", "backends"},
-    "tasks": {"torch", "mlx", "backends", "cli"},
+    "fwcore": {"torch", "mlx", "torchvision", "tasks", "cli", "backends", "benchmarks"},
+    "tasks": {"torch", "mlx", "backends", "cli", "benchmarks"},
     "cli": {"torch", "mlx", "torchvision"},
 }
 

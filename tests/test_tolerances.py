@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from fwcore import compare
 from tests.tolerances import TOLERANCES, assert_close
 
 ROW = ("outputs", "float32", "oracle")
@@ -100,3 +101,11 @@ def test_every_row_says_why_and_is_tight() -> None:
     for (quantity, dtype, pair), bound in TOLERANCES.items():
         assert 0 < bound.rtol <= 1e-3, (quantity, dtype, pair)
         assert len(bound.reason.split()) > 3, (quantity, dtype, pair)
+
+
+def test_a_gradient_that_is_no_number_passes_no_verification() -> None:
+    good = {"a": np.ones(3), "b": np.ones(2)}
+    bad = {"a": np.array([1.0, np.nan, 1.0]), "b": np.ones(2)}
+    assert compare.gradient_difference(good, good) == 0
+    for one, other in ((good, bad), (bad, good)):
+        assert not compare.gradient_difference(one, other) <= compare.GRADIENT_TOLERANCE

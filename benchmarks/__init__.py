@@ -1,0 +1,1 @@
+"""The benchmark behind `fwt bench`: subjects, the check that they are equal, times, floors."""

@@ -1,0 +1,677 @@
+"""`fwt bench`: its formulas, order, check and what it tells; never how long anything took."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+
+import backends
+from benchmarks import check, child, growth, loop, machine, roofline, subjects, suite, timing
+from benchmarks.shapes import GRID, Shape, batch_of, parse, spec_of, weights_of
+from benchmarks.subjects import OURS, SUBJECTS, framework, kind_of
+from fwcore.errors import CheckFailed, ConfigError
+from tests.cli_tools import Done, clean_environment, fwt, good, refused
+from tests.conftest import need
+from tests.tolerances import assert_close
+
+TINY = Shape(2, 3, 4, 1)
+QUICK = ("--shape", TINY, "--rounds", 5, "--seconds", 2, "--quiet")
+TRAINING = list(backends.TRAINING_ORDER)
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch):
+    clean_environment(monkeypatch)
+
+
+def side_of(name: str) -> Any:
+    return framework(need(name), "cpu", None)
+
+
+def options(*measures: str, names: tuple[str, ...] = tuple(SUBJECTS)) -> suite.Options:
+    return suite.Options(names, measures, rounds=5, seconds=2.0)
+
+
+def quiet(text: str) -> None:
+    pass
+
+
+# --- formulas -----------------------------------------------------------------------------
+
+
+def test_operations_and_bytes_of_fast_weights_counted_by_hand():
+    """B = 2, T = 3, I = R = 4, S = 1, N = 10; a product of R by R with a vector is 32 operations.
+
+    Forward, a sequence: C x 3 x 32, W h 2 x 32; 3 pairs of steps in attention form 3 x (8 + 8)
+    (the matrix form would take 2 x 5 x 16); 3 x 10 x 4 pointwise; head 80: in all 408.
+    Backward: C 96, W 64, h 64; pairs 96; pointwise 240; head 160: in all 720.
+    Parameters: 16 + 16 + 4 + 4 + 40 + 10 = 90, Adam 12 each.
+    """
+    assert roofline.memory_operations(TINY) == (48, 96)
+    assert roofline.forward("fast-weights", TINY) == (2 * 408, 4 * (2 * (3 * 4 + 10) + 90))
+    operations, moved = roofline.train("fast-weights", TINY)
+    assert operations == 2 * 408 + 2 * 720 + 12 * 90
+    # x twice 2 x 24; h, the normalised bracket and dz, each written and read 6 x 24
+    assert moved == 4 * (2 * 24 + 6 * 24 + 10 * 90)
+    # 64 for W and C, 40 pointwise, A h and its update 32 + 48; weights 40, A twice, x and h
+    assert roofline.stream("fast-weights", TINY) == (184, 4 * (40 + 32 + 8))
+
+
+def test_operations_of_an_lstm_counted_by_hand():
+    # forward 5 products of 4 x 32, 3 x 30 x 4 pointwise, head 80; backward 7, twice, 160
+    assert roofline.forward("lstm", TINY).operations == 2 * (5 * 128 + 360 + 80)
+    weights = 64 + 64 + 16 + 50
+    found = roofline.train("lstm", TINY).operations
+    assert found == 2 * (5 * 128 + 360 + 80) + 2 * (7 * 128 + 720 + 160) + 12 * weights
+    assert roofline.forward("gru", TINY).operations == 2 * (5 * 96 + 300 + 80)
+
+
+def test_the_cheaper_form_of_the_memory_is_counted():
+    long = Shape(1, 1000, 4, 1)
+    assert roofline.memory_operations(long) == (999 * 5 * 16, 999 * 9 * 16)
+    assert roofline.memory_operations(TINY._replace(inner=3)) == (3 * 48, 3 * 96)
+    assert roofline.memory_operations(TINY._replace(inner=0)) == (0, 0)
+
+
+def test_the_floor_is_the_slower_of_computing_and_moving():
+    ceilings = roofline.Ceilings(operations=1e6, bandwidth=1e3)
+    assert roofline.floor_of(roofline.Work(2e6, 1e3), ceilings) == (2000.0, "operations")
+    assert roofline.floor_of(roofline.Work(1e6, 3e3), ceilings) == (3000.0, "bytes")
+
+
+# --- times --------------------------------------------------------------------------------
+
+
+def test_subjects_take_turns():
+    assert list(timing.schedule({"a": 2, "b": 2, "c": 2})) == list("abcabc")
+    assert list(timing.schedule({"a": 4, "b": 2})) == list("aabaab")
+    order = list(timing.schedule({"a": 50, "slow": 5, "b": 13}))
+    assert {name: order.count(name) for name in "ab"} == {"a": 50, "b": 13}
+    places = np.flatnonzero(np.array(order) == "slow")
+    assert len(places) == 5
+    assert np.ptp(np.diff(places)) <= 2
+    assert list(timing.schedule({})) == []
+
+
+def test_calls_are_made_in_turns_and_counted_to_their_own_subject(monkeypatch):
+    made: list[str] = []
+    monkeypatch.setattr(timing, "timed", lambda call: call() or float(len(made)))
+    calls = {name: lambda name=name: made.append(name) for name in "ab"}
+    found = timing.measure(calls, {"a": 4, "b": 2})
+    assert made == list("aabaab")
+    assert found == {"a": [1, 2, 4, 5], "b": [3, 6]}
+    made.clear()
+    assert timing.measure(calls, {"a": 2, "b": 1}, short={"b"}) == {"a": [1, 2], "b": [4]}
+    assert made == list("aabb")
+
+
+def test_median_and_quartiles_of_given_numbers():
+    found = timing.summary([0.010, 0.002, 0.004, 0.001, 0.003])
+    want = {"median_ms": 3, "q25_ms": 2, "q75_ms": 4, "iqr_ms": 2, "n": 5}
+    assert found == pytest.approx(want)
+    assert timing.summary([0.2, 0.4], per_sample=20)["median_ms"] == pytest.approx(15)
+
+
+def test_rounds_follow_the_budget_but_are_five_at_least():
+    assert timing.rounds_for(0.1, 2.0, 50) == 20
+    assert timing.rounds_for(0.1, 100.0, 50) == 50
+    assert timing.rounds_for(9.0, 2.0, 50) == 5
+
+
+def test_warming_stops_when_the_budget_is_spent(monkeypatch):
+    spent = iter([0.5, 0.2, 0.3, 9.0])
+    monkeypatch.setattr(timing, "timed", lambda call: next(spent))
+    assert timing.warmed(lambda: None, 100.0) == (0.5, 0.3)
+    assert timing.warmed(lambda: None, 1.0) == (9.0, 9.0)
+
+
+# --- subjects -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("inner", [0, 1, 3])
+@pytest.mark.parametrize("name", ["naive", "lstm", "gru"])
+@pytest.mark.parametrize("training", TRAINING)
+def test_what_we_are_compared_with_computes_our_equations(training, name, inner, eager):
+    """Class scores against the NumPy backend, and 30 streamed steps against its states."""
+    side, shape = side_of(training), Shape(3, 7, 5, inner)
+    spec, data = spec_of(kind_of(name), shape), batch_of(shape)
+    params = weights_of(spec)
+    reference = backends.load("numpy").compile(spec, params)
+    subject = side.subject(name, spec, params, data)
+    got = side.numpy(subject.forward())
+    assert_close(name, reference.forward(data.inputs), got, "logits", "float32", "oracle")
+    streamer = side.streamer(name, spec, params)
+    steps = [side.native(data.inputs[:1, t]) for t in range(shape.steps)]
+    outputs = np.stack([side.numpy(streamer.step(x)) for x in steps], 1)
+    want = reference.states(data.inputs[:1])[0]
+    assert_close(name, want, outputs, "outputs", "float32", "oracle")
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+@pytest.mark.parametrize("training", TRAINING)
+def test_every_subject_passes_the_check(training, name, eager):
+    gaps = check.check(side_of(training), name, Shape(3, 7, 5, 2))
+    wanted = ["outputs", "loss of the step"]
+    wanted += [] if name in subjects.OWN else ["gradients"]
+    wanted += ["gradient norm of the step"] if name in OURS else []
+    assert sorted(gaps) == sorted(wanted)
+    assert check.check_stream(side_of(training), name, Shape(1, 1, 5, 2)).keys() == {"outputs"}
+
+
+@pytest.mark.parametrize("training", TRAINING)
+def test_the_step_of_every_rival_is_adam(training, eager, monkeypatch):
+    """The first update of Adam moves every weight that has a gradient by the learning rate."""
+    module_of = {"torch": "benchmarks.torch_side", "mlx": "benchmarks.mlx_side"}[training]
+    need(training)
+    from benchmarks.shapes import TRAIN
+
+    monkeypatch.setattr(f"{module_of}.TRAIN", TRAIN.model_copy(update={"lr": 0.01}))
+    side, data = side_of(training), batch_of(TINY)
+    for name in ("lstm", "naive"):
+        spec = spec_of(kind_of(name), TINY)
+        subject = side.subject(name, spec, weights_of(spec), data)
+        before = subject.statistics(subject.train())[0]
+        after = [subject.statistics(subject.train())[0] for _ in range(20)][-1]
+        assert after < 0.9 * before
+
+
+def test_on_a_gpu_the_rivals_step_is_a_graph_too():
+    """Their step through the graph of ours, recorded by a stand-in that runs it instead."""
+    side, data, spec = side_of("torch"), batch_of(TINY), spec_of("lstm", TINY)
+    eager = side.subject("lstm", spec, weights_of(spec), data)
+    want = [eager.statistics(eager.train())[0] for _ in range(3)]
+
+    class Rerun:
+        warmed = 0
+
+        def warm_up(self, body: Any) -> None:
+            self.warmed += 1
+            body()
+
+        def record(self, body: Any) -> Any:
+            return body
+
+    side._recorder = Rerun()
+    graphed = side.subject("lstm", spec, weights_of(spec), data)
+    assert [graphed.statistics(graphed.train())[0] for _ in range(3)] == pytest.approx(want)
+    assert side._recorder.warmed == 1
+    assert graphed.facts["step"] == "one CUDA graph, fused AdamW"
+    assert side.subject("naive", *naive_arguments(data)).facts["step"] == "eager, fused AdamW"
+
+
+def naive_arguments(data: Any) -> tuple[Any, ...]:
+    spec = spec_of("fast-weights", TINY)
+    return spec, weights_of(spec), data
+
+
+# --- shapes -------------------------------------------------------------------------------
+
+
+def test_shapes_are_read_and_written():
+    assert parse("128,11,50,0") == (128, 11, 50, 0)
+    assert str(GRID[0]) == "128,11,20,1"
+    assert len(set(GRID)) == 9
+
+
+@pytest.mark.parametrize("text", ["", "1,2,3", "1,2,3,4,5", "0,1,1,1", "1,1,-1,1", "a,1,1,1"])
+def test_what_is_no_shape_is_refused(text):
+    with pytest.raises(ConfigError, match=r"B,T,R,S"):
+        parse(text)
+
+
+@pytest.mark.parametrize("shape", [*GRID, Shape(32, 4000, 64, 1), Shape(1, 1, 1, 0)])
+def test_the_check_runs_at_the_shape_itself_or_at_a_smaller_one(shape):
+    part = check.checked_shape(shape)
+    assert (part.size, part.inner) == (shape.size, shape.inner)
+    assert 1 <= part.batch <= shape.batch
+    assert 1 <= part.steps <= shape.steps
+    assert 24 * part.batch * part.steps * part.size**2 <= check.REFERENCE_BYTES
+    if part.batch > 2:
+        assert part.steps == shape.steps
+    small = 24 * shape.batch * shape.steps * shape.size**2 <= check.REFERENCE_BYTES
+    assert (part == shape) == small
+
+
+# --- the check refuses --------------------------------------------------------------------
+
+NUMBERS = ("median_ms", "q25_ms", "q75_ms", "iqr_ms", "n", "first_ms", "of_floor", "peak_bytes")
+
+
+def break_decay(monkeypatch):
+    from benchmarks.naive_torch import Naive
+
+    monkeypatch.setattr(Naive, "decay", 0.5, raising=False)
+    monkeypatch.setattr(Naive, "__setattr__", keeps("decay", Naive.__setattr__))
+
+
+def keeps(kept: str, original: Any) -> Any:
+    def set_other(self: Any, name: str, value: Any) -> None:
+        if name != kept:
+            original(self, name, value)
+
+    return set_other
+
+
+def break_gradients(monkeypatch):
+    """The forward pass stays as it is; the gradient through the layer norm's mean is lost."""
+    import torch
+
+    from benchmarks.naive_torch import Naive
+
+    def layer_norm(self: Any, x: Any) -> Any:
+        mean = x.detach().mean(dim=1, keepdim=True)
+        variance = ((x - mean) ** 2).mean(dim=1, keepdim=True)
+        return self.gain * (x - mean) / torch.sqrt(variance + self.epsilon) + self.bias
+
+    monkeypatch.setattr(Naive, "layer_norm", layer_norm)
+
+
+def break_gradients_to_nan(monkeypatch):
+    from benchmarks import torch_side
+
+    monkeypatch.setattr(torch_side, "_gradient", lambda value: value.grad * float("nan"))
+
+
+def break_outputs_to_nan(monkeypatch):
+    from benchmarks.naive_torch import Naive
+
+    original = Naive.forward
+    monkeypatch.setattr(Naive, "forward", lambda self, x: original(self, x) * float("nan"))
+
+
+BREAKS = {
+    "outputs": break_decay,
+    "gradients": break_gradients,
+    "gradients nan": break_gradients_to_nan,
+    "outputs nan": break_outputs_to_nan,
+}
+
+
+@pytest.mark.parametrize("what", BREAKS)
+def test_a_subject_that_is_broken_gets_no_number(what, monkeypatch, tmp_path):
+    need("torch")
+    BREAKS[what](monkeypatch)
+    arguments = ("--subject", "naive", "--subject", "lstm", "--measure", "train")
+    more = ("--measure", "forward", "--backend", "torch", "--out", tmp_path / "b.json")
+    done = fwt("bench", *QUICK, *arguments, *more)
+    assert done.code == 1, done
+    assert done.errors[0].startswith("error: bench: not equal to the equations: naive train at")
+    assert f" {what} " in done.errors[0]
+    for row in json.loads((tmp_path / "b.json").read_text())["rows"]:
+        numbers = [row[key] for key in NUMBERS[:-1]]
+        if row["subject"] == "naive":
+            assert row["status"] == "fails the check"
+            assert row["reason"].startswith(what)
+            assert numbers == [None] * len(numbers)
+            assert row["to_lstm"] is None
+        else:
+            assert row["status"] == "ok"
+            assert None not in numbers
+            assert row["naive_to"] is None
+    table = done.out.splitlines()
+    assert any("naive" in line and "fails the check" in line for line in table)
+
+
+def test_the_step_that_is_timed_is_what_is_checked(monkeypatch):
+    """Forward and gradients may be right and the training step wrong."""
+    need("torch")
+    from backends.torch.compiled import TorchCompiled
+
+    original = TorchCompiled.train_step
+    monkeypatch.setattr(
+        TorchCompiled, "train_step", lambda self, rows, *more: original(self, rows[:1], *more)
+    )
+    with pytest.raises(CheckFailed, match="of the step"):
+        check.check(side_of("torch"), "matrix", TINY)
+
+
+def test_the_step_of_a_rival_is_checked_by_its_loss(monkeypatch):
+    need("torch")
+    from benchmarks import torch_side
+
+    monkeypatch.setattr(torch_side, "order_of", lambda batch: np.zeros(1, np.int64))
+    with pytest.raises(CheckFailed, match="loss of the step"):
+        check.check(side_of("torch"), "naive", TINY)
+
+
+def test_a_stream_that_is_broken_gets_no_number(monkeypatch):
+    need("torch")
+    from benchmarks.torch_side import OwnStreamer
+
+    original = OwnStreamer.step
+    monkeypatch.setattr(OwnStreamer, "step", lambda self, x: original(self, 2 * x))
+    arguments = ("--measure", "stream", "--backend", "torch", "--json")
+    done = fwt("bench", *QUICK, "--subject", "gru", "--subject", "naive", *arguments)
+    assert done.code == 1
+    assert "gru stream" in done.errors[0]
+    by_name = {row["subject"]: row for row in done.json["rows"]}
+    assert [by_name["gru"][key] for key in NUMBERS] == [None] * len(NUMBERS)
+    assert by_name["naive"]["median_ms"] > 0
+
+
+# --- not run ------------------------------------------------------------------------------
+
+
+def test_what_does_not_fit_is_named_and_not_run(monkeypatch):
+    need("torch")
+    monkeypatch.setattr(machine, "free_bytes", lambda: 2**19)
+    arguments = ("--subject", "matrix", "--subject", "lstm", "--measure", "train")
+    shape = ("--shape", "8,12,32,1", "--rounds", 5, "--seconds", 2, "--quiet")
+    done = good("bench", *shape, *arguments, "--backend", "torch", "--json")
+    first, second = done.json["rows"]
+    assert (first["subject"], first["status"]) == ("matrix", "not run")
+    assert "GiB are free" in first["reason"]
+    assert first["median_ms"] is None
+    assert (second["subject"], second["status"]) == ("lstm", "ok")
+
+
+def test_what_takes_too_long_is_named_and_not_run(monkeypatch):
+    need("torch")
+    monkeypatch.setattr(suite, "PATIENCE", 0)
+    found = suite.rows_of(side_of("torch"), TINY, options("train", names=("gru",)), CEILINGS, quiet)
+    assert [(row["status"], row["median_ms"]) for row in found] == [("not run", None)]
+    assert found[0]["reason"].startswith("a step, or the compilation of the first, takes ")
+
+
+@pytest.mark.parametrize("told", [(99.0, 0.1), (0.1, 99.0)])
+def test_what_took_too_long_in_a_process_of_its_own_is_not_tried_here(told, monkeypatch):
+    side = side_of("torch")
+    monkeypatch.setattr(child, "probe", lambda *_: child.Probe(*told, 4096, "somehow"))
+    monkeypatch.setattr(suite, "check", lambda *_: pytest.fail("it was tried"))
+    found = suite.rows_of(side, TINY, options("memory", names=("gru",)), CEILINGS, quiet)
+    assert [(row["status"], row["peak_bytes"]) for row in found] == [("not run", None)]
+    assert "takes 99.0 s" in found[0]["reason"]
+
+
+CEILINGS = roofline.Ceilings(1e9, 1e9)
+
+
+def test_a_form_that_is_refused_is_not_run(monkeypatch):
+    need("torch")
+    from backends.torch.backend import TorchBackend
+
+    def compile_(*arguments: Any, **more: Any) -> Any:
+        raise ConfigError("memory: expected something else")
+
+    side = side_of("torch")
+    check.reference("fast-weights", TINY)
+    monkeypatch.setattr(TorchBackend, "compile", compile_)
+    found = suite.rows_of(side, TINY, options("train", names=("chunked",)), CEILINGS, quiet)
+    assert (found[0]["status"], found[0]["reason"]) == (
+        "not run",
+        "memory: expected something else",
+    )
+
+
+class Finished:
+    """What `subprocess.run` gives back."""
+
+    def __init__(self, code: int, out: str = "", err: str = "") -> None:
+        self.returncode, self.stdout, self.stderr = code, out, err
+
+
+@pytest.mark.parametrize(
+    ("ended", "reason"),
+    [
+        (Finished(-9), "was ended by SIGKILL"),
+        (Finished(child.NO_MEMORY, err="a\nCUDA out of memory"), "ran out of memory: CUDA out of"),
+        (Finished(0, '{"refused": "no such form"}'), "no such form"),
+    ],
+)
+def test_the_end_of_a_process_is_a_reason(ended, reason, monkeypatch):
+    side = side_of("torch")
+    monkeypatch.setattr(child.subprocess, "run", lambda *words, **more: ended)
+    with pytest.raises(child.Died, match=reason):
+        child.probe(side, "lstm", TINY, 1.0)
+
+
+def test_a_process_that_never_ends_is_a_reason_and_a_fault_is_a_fault(monkeypatch):
+    side = side_of("torch")
+    monkeypatch.setattr(child, "START_S", -1.99)
+    with pytest.raises(child.Died, match="took more than"):
+        child.probe(side, "lstm", TINY, 1.0)
+    monkeypatch.setattr(child.subprocess, "run", lambda *w, **m: Finished(1, err="KeyError: 'x'"))
+    with pytest.raises(RuntimeError, match="KeyError: 'x'"):
+        child.probe(side, "lstm", TINY, 1.0)
+
+
+def test_out_of_memory_is_told_from_other_faults(monkeypatch, capsys):
+    def fails(text: str) -> None:
+        monkeypatch.setattr(child, "run", lambda job: (_ for _ in ()).throw(RuntimeError(text)))
+        child.answered({})
+
+    with pytest.raises(SystemExit) as ended:
+        fails("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried")
+    assert ended.value.code == child.NO_MEMORY
+    assert "can't allocate" in capsys.readouterr().err
+    with pytest.raises(RuntimeError, match="shapes"):
+        fails("shapes do not match")
+
+
+# --- the command --------------------------------------------------------------------------
+
+TOP = {"environment", "settings", "tolerances", "ceilings", "rows", "growth", "loop"}
+PLACE = {
+    "fwt", "commit", "python", "numpy", "platform", "processor", "argv", "started", "backend",
+    "version", "device", "device_name", "threads", "treatment", "dtype", "precision",
+}  # fmt: skip
+ROW = {
+    "measure", "batch", "steps", "size", "inner", "subject", "status", "reason", "memory", "chunk",
+    "kernel", "step", "checked_at", "apart", *NUMBERS, "operations", "bytes", "floor_ms",
+    "floor_by", "peak_how", "to_lstm", "naive_to",
+}  # fmt: skip
+TIMED = ("train", "forward", "stream")
+
+
+def check_result(result: dict[str, Any], measures: tuple[str, ...]) -> None:
+    assert result.keys() == TOP
+    assert result["environment"].keys() >= PLACE
+    assert all(number > 0 for number in result["ceilings"].values())
+    assert result["tolerances"] == {"outputs": 2e-5, "gradients": 1e-4}
+    rows = result["rows"]
+    assert [(row["measure"], row["subject"]) for row in rows] == [
+        (measure, name) for measure in measures for name in SUBJECTS
+    ]
+    for row in rows:
+        assert row.keys() == ROW
+        assert row["status"] == "ok", row
+        assert row["apart"]
+        same = {r["subject"]: r for r in rows if r["measure"] == row["measure"]}
+        value = "peak_bytes" if row["measure"] == "memory" else "median_ms"
+        assert row[value] > 0
+        assert row["to_lstm"] == pytest.approx(row[value] / same["lstm"][value])
+        assert row["naive_to"] == pytest.approx(same["naive"][value] / row[value])
+        if row["measure"] in TIMED:
+            assert row["n"] == 5
+            assert row["q25_ms"] <= row["median_ms"] <= row["q75_ms"]
+            assert row["of_floor"] == pytest.approx(row["floor_ms"] / row["median_ms"])
+
+
+@pytest.mark.parametrize("training", TRAINING)
+def test_a_real_run_tells_all_that_it_promises(training, tmp_path, eager):
+    need(training)
+    measures = ("train", "forward", "stream") if training == "torch" else suite.MEASURES
+    flags = [word for name in measures for word in ("--measure", name)]
+    out = tmp_path / "deep" / "bench.json"
+    done = good("bench", *QUICK, *flags, "--backend", training, "--json", "--out", out)
+    check_result(done.json, tuple(m for m in (*TIMED[:2], "memory", "stream") if m in measures))
+    assert json.loads(out.read_text()) == done.json
+    assert done.json["environment"]["backend"] == training
+    forms = {r["subject"]: r["memory"] for r in done.json["rows"] if r["measure"] == "train"}
+    assert {name: forms[name] for name in ("matrix", "attention", "chunked", "lstm")} == {
+        "matrix": "matrix", "attention": "attention", "chunked": "chunked", "lstm": "none"
+    }  # fmt: skip
+
+
+def test_peak_memory_is_that_of_a_step_in_a_fresh_process():
+    """The matrix form keeps a matrix of every step and sequence."""
+    need("torch")
+    names = ("--subject", "matrix", "--measure", "memory")
+    shape = ("--shape", "64,20,32,1", "--rounds", 5, "--seconds", 2, "--quiet")
+    done = good("bench", *shape, *names, "--backend", "torch", "--json")
+    (matrix,) = done.json["rows"]
+    matrices = 64 * 20 * 32 * 32 * 4
+    assert matrices < matrix["peak_bytes"] < 3 * matrices
+    assert "fresh process" in matrix["peak_how"]
+
+
+def test_peak_memory_on_mlx_is_that_of_the_subject_alone(eager):
+    need("mlx")
+    import mlx.core as mx
+
+    other = mx.zeros(2**24)  # 64 MiB that are alive before
+    mx.eval(other)
+    shape = Shape(64, 20, 32, 1)
+    found = suite.rows_of(
+        side_of("mlx"), shape, options("memory", names=("naive", "lstm")), CEILINGS, quiet
+    )
+    matrices, data = 64 * 20 * 32 * 32 * 4, 64 * 20 * 32 * 4
+    naive, lstm = (row["peak_bytes"] for row in found)
+    assert matrices < naive < 6 * matrices
+    assert data < lstm < 4 * matrices
+    assert naive + matrices < other.nbytes
+
+
+def test_growth_is_an_exponent():
+    assert growth.exponent([1, 2, 4], [3, 12, 48]) == pytest.approx(2)
+    assert growth.exponent([10, 1000], [5, 500]) == pytest.approx(1)
+    assert growth.exponent([7], [1]) is None
+    rows = [
+        {"subject": "auto", "measure": "train", "steps": t, "median_ms": t**1.5} for t in (1, 4, 9)
+    ]
+    rows.append({"subject": "auto", "measure": "train", "steps": 16, "median_ms": None})
+    found = growth.fits(rows)
+    assert found[0]["exponent"] == pytest.approx(1.5)
+    assert found[0]["steps"] == [1, 4, 9]
+    assert found[1] == {"subject": "auto", "measure": "memory", "exponent": None, "steps": []}
+
+
+def test_growth_measures_ours_and_the_lstm_at_every_length(eager):
+    need("mlx")
+    shapes = [TINY, TINY._replace(steps=12)]
+    found = growth.growth(side_of("mlx"), options("train"), CEILINGS, quiet, shapes)
+    assert len(found["rows"]) == 2 * 2 * 2
+    assert {row["status"] for row in found["rows"]} == {"ok"}
+    fits = {(fit["subject"], fit["measure"]): fit for fit in found["fits"]}
+    assert fits.keys() == {(s, m) for s in ("auto", "lstm") for m in ("train", "memory")}
+    peaks = [
+        row["peak_bytes"]
+        for row in found["rows"]
+        if (row["subject"], row["measure"]) == ("lstm", "memory")
+    ]
+    want = np.log(peaks[1] / peaks[0]) / np.log(4)
+    assert fits["lstm", "memory"]["exponent"] == pytest.approx(want)
+
+
+def test_growth_and_loop_are_told_without_a_grid(tmp_path, monkeypatch, eager):
+    need("mlx")
+    monkeypatch.setattr(growth, "LENGTHS", (TINY, TINY._replace(steps=6)))
+    monkeypatch.setattr(loop, "Extent", partial(loop.Extent, 1, 1, 2, 256))
+    arguments = ("--no-grid", "--growth", "--loop", "--backend", "mlx", *QUICK[2:])
+    out = tmp_path / "b.json"
+    shown = good("bench", *arguments, "--out", out).out
+    result = json.loads(out.read_text())
+    assert result["rows"] == []
+    assert [row["steps"] for row in result["growth"]["rows"]] == [3] * 4 + [6] * 4
+    assert result["loop"]["n"] == 1
+    assert "lstm memory grows as T^" in shown
+    assert "training loop" in shown
+
+
+@pytest.mark.parametrize("training", TRAINING)
+def test_the_loop_is_set_against_the_bare_step(training, eager):
+    found = loop.loop(side_of(training), loop.Extent(rounds=2, lines=2, updates=2, examples=256))
+    assert found["n"] == 4
+    rates = found["loop_examples_per_s"], found["bare_examples_per_s"]
+    assert found["ratio"] == pytest.approx(rates[0] / rates[1])
+    assert min(rates) > 0
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "arguments"),
+    [
+        (2, ["--subject", "'chunky'", "mean 'chunked'"], ("--subject", "chunky")),
+        (2, ["--measure", "'trian'", "mean 'train'"], ("--measure", "trian")),
+        (2, ["--shape", "B,T,R,S", "'1,2'"], ("--shape", "1,2")),
+        (2, ["--no-grid", "--shape"], ("--no-grid", "--shape", "1,1,1,1")),
+        (2, ["--threads", "threads=2"], ("--backend", "mlx", "--threads", 2)),
+        (2, ["--rounds"], ("--rounds", 4)),
+        (3, ["numpy", "cannot train"], ("--backend", "numpy")),
+        (3, ["no device 'mars'"], ("--backend", "torch", "--device", "mars")),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(code, words, arguments):
+    if "mlx" in arguments:
+        need("mlx")
+    refused(code, words, "bench", *arguments)
+
+
+# --- pictures and tables ------------------------------------------------------------------
+
+
+def rows_for(*points: tuple[Shape, str, float]) -> list[dict[str, Any]]:
+    ceilings = roofline.Ceilings(1e9, 1e9)
+    rows = []
+    for shape, name, ms in points:
+        one = suite.Contender(name, first={"train": ms / 1e3}, facts={"memory": "matrix"})
+        told = {name: timing.summary([ms / 1e3] * 5)}
+        rows.append(suite._row(one, "train", shape, told, ceilings))
+    return rows
+
+
+def test_pictures_hold_rows_that_differ_in_one_size(tmp_path):
+    from benchmarks import plots
+
+    base = Shape(128, 11, 50, 1)
+    rows = rows_for(
+        (base._replace(steps=24), "auto", 7.0),
+        (base, "auto", 3.0),
+        (base, "auto", 3.5),
+        (base, "lstm", 4.0),
+        (base._replace(size=20), "lstm", 2.0),
+        (Shape(1, 2, 3, 1), "naive", 1.0),
+    )
+    along_t, along_r = plots.series(rows, "steps"), plots.series(rows, "size")
+    assert list(along_t) == [(128, 50, 1)]
+    assert [row["median_ms"] for row in along_t[128, 50, 1]["auto"]] == pytest.approx([3, 7])
+    assert list(along_r) == [(128, 11, 1)]
+    assert [row["size"] for row in along_r[128, 11, 1]["lstm"]] == [20, 50]
+    place = {"backend": "torch", "version": "1", "device": "cuda:0", "device_name": "card"}
+    result = {"environment": place, "rows": rows, "growth": None}
+    written = plots.plot(result, tmp_path / "new")
+    assert [path.name for path in written] == [
+        "cost-vs-t-torch-cuda0.png", "cost-vs-r-torch-cuda0.png"
+    ]  # fmt: skip
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in written)
+    assert plots.plot({**result, "rows": rows[:1]}, tmp_path / "none") == []
+
+
+def test_lines_are_told_apart_without_colour():
+    from benchmarks import plots
+
+    assert list(plots.STYLES) == list(SUBJECTS)
+    assert len({style[1:] for style in plots.STYLES.values()}) == len(SUBJECTS)
+    assert len({marker for _, _, marker in plots.STYLES.values()}) == len(SUBJECTS)
+
+
+def test_a_table_row_shows_the_numbers_of_its_row():
+    from benchmarks import show
+
+    row = suite.compared(rows_for((TINY, "lstm", 4.0), (TINY, "naive", 12.0)))[0]
+    assert show.cells(row)[:5] == ["4", "0", "5", "1", "3"]
+    assert [show.percent(n) for n in (None, 0.0123, 0.5, 1.25)] == ["", "1.2%", "50%", "125%"]
+    assert show.form_of({"memory": "fused", "kernel": "numba"}) == "fused (numba)"
+    assert show.form_of(row) == "matrix"
+    assert show.form_of({"memory": "attention", "kernel": "none"}) == "attention"
+    bad = suite._row(suite.Contender("gru", "not run", "why"), "train", TINY, {}, CEILINGS)
+    assert show.reasons([row, bad, bad]) == ["gru at 2,3,4,1 not run: why"]
+
+
+def test_help_of_bench_names_all_subjects_and_measures():
+    done: Done = good("bench", "--help")
+    for name in (*SUBJECTS, *suite.MEASURES):
+        assert name in done.out
