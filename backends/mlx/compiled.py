@@ -10,11 +10,14 @@ import mlx.core as mx
 import numpy as np
 from mlx import nn, utils
 
+from backends.mlx import fused
 from backends.mlx.adam import Adam
 from backends.mlx.module import Network
 from backends.mlx.ops import MlxOps
 from fwcore import model
 from fwcore.batches import Dropout, Split
+from fwcore.cells.base import Weights
+from fwcore.fused import choose
 from fwcore.layouts import permute_in, permute_out
 from fwcore.ops import NumpyArray
 from fwcore.params import Param
@@ -22,6 +25,23 @@ from fwcore.spec import ModelSpec, TrainSpec
 from fwcore.train import check_fit
 
 Step = Callable[..., mx.array]
+
+
+class Stream(model.Stream):
+    """`fwcore.model.Stream` on a device of MLX."""
+
+    def __init__(
+        self, ops: MlxOps, spec: ModelSpec, p: Weights, batch: int, device: mx.Device
+    ) -> None:
+        self._device = device
+        with mx.stream(device):
+            super().__init__(ops, spec, p, batch)
+
+    def step(self, x: mx.array) -> mx.array:
+        """See `fwcore.model.Stream.step`."""
+        with mx.stream(self._device):
+            found: mx.array = super().step(x)
+            return found
 
 
 class MlxCompiled:
@@ -39,9 +59,10 @@ class MlxCompiled:
     ) -> None:
         self.spec = spec
         self._table: dict[str, Param] = {param.name: param for param in model.parameters(spec)}
-        self._ops, self._device, self._memory = ops, device, memory
+        self._ops, self._device = ops, device
+        self._memory = choose(memory, fused.missing(spec.core, ops, device), self.backend)
         with mx.stream(device):
-            self.module = Network(spec, self._native(params), ops, memory)
+            self.module = Network(spec, self._native(params), ops, self._memory)
             mx.eval(self.module.parameters())
         self._forward = mx.compile(self.module.__call__, inputs=self.module.state)
         self._measure = mx.compile(partial(self._loss, self.module), inputs=self.module.state)
@@ -67,11 +88,16 @@ class MlxCompiled:
         chosen = model.memory_plan(self.spec, self._memory, x.shape[0], x.shape[1])
         with mx.stream(self._device):
             start = {name: self._array(array) for name, array in (given or {}).items()}
-            outputs, state = model.unroll(
+            run = fused.unroll if self._memory == "fused" else model.unroll
+            outputs, state = run(
                 self._ops, self.spec, self.module.weights(), self._array(x), chosen, start, first
             )
             final = {name: _numpy(array) for name, array in state.named().items()}
             return _numpy(mx.stack(outputs, axis=1)), final
+
+    def stream(self, batch: int) -> Stream:
+        """See `Compiled.stream`; steps are lazy as all of MLX is, `mx.eval` awaits them."""
+        return Stream(self._ops, self.spec, self.module.weights(), batch, self._device)
 
     def _loss(
         self,
@@ -229,6 +255,7 @@ class MlxCompiled:
             "dtype": str(self._ops.dtype).removeprefix("mlx.core."),
             "memory": chosen.form if self.spec.core.memory_reads else "none",
             "chunk": chosen.chunk,
+            "kernel": fused.KERNEL if chosen.form == "fused" else "none",
             "step": "compiled, one trace",
         }
 

@@ -8,6 +8,7 @@ from typing import Any
 import mlx.core as mx
 from mlx import nn
 
+from backends.mlx import fused
 from backends.mlx.ops import MlxOps
 from fwcore import model
 from fwcore.ops import NumpyArray
@@ -61,5 +62,8 @@ class Network(nn.Module):
         """Class scores (B, classes); masks as in `fwcore.model.Masks`."""
         masks = model.Masks(input_mask, hidden_mask)
         weights = self.weights()
-        scores: mx.array = model.logits(self.ops, self.spec, weights, inputs, masks, self.memory)
+        run: model.Unroll = fused.unroll if self.memory == "fused" else model.unroll
+        scores: mx.array = model.logits(
+            self.ops, self.spec, weights, inputs, masks, self.memory, run
+        )
         return scores
