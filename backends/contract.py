@@ -1,14 +1,15 @@
-"""What a backend owes the product: two protocols, the same for every framework."""
+"""What a backend owes the product: protocols, the same for every framework."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import importlib
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from fwcore.spec import ModelSpec
-from fwcore.train import Trainable
+from fwcore.train import Lockstep, Trainable
 
 NumpyArray = np.ndarray[Any, np.dtype[Any]]
 
@@ -120,3 +121,46 @@ class Backend(Protocol):
             CheckpointError: params do not fit the spec, every difference named.
         """
         ...
+
+
+class Population(Lockstep, Protocol):
+    """P models of one shape on one device as one batched program. See `Lockstep` for the rest.
+
+    Attributes:
+        specs: the models.
+    """
+
+    specs: Sequence[ModelSpec]
+
+    def describe(self, batch: int, steps: int) -> dict[str, Any]:
+        """What `Compiled.describe` says of one of them, and how many there are: `members`."""
+        ...
+
+
+def compile_population(
+    backend: Backend,
+    specs: Sequence[ModelSpec],
+    params: Sequence[Mapping[str, NumpyArray]],
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    memory: str = "auto",
+) -> Population:
+    """Models that are trained together; each backend has this function in its `population.py`.
+
+    Args:
+        backend: where.
+        specs: the models, P of them; they may differ in decay and rate.
+        params: of each of them, as for `Backend.compile`.
+        device, dtype, memory: see `Backend.compile`.
+
+    Raises:
+        BackendError: the backend cannot train, or the device or the number type is not there.
+        CheckpointError: params do not fit their spec, every difference named.
+        ConfigError: the specs differ in more.
+    """
+    module = importlib.import_module(f"backends.{backend.name}.population")
+    made: Population = module.compile_population(
+        backend, specs, params, device=device, dtype=dtype, memory=memory
+    )
+    return made

@@ -20,7 +20,9 @@ Device = Annotated[
 ]
 Memory = Annotated[
     str,
-    typer.Option(envvar="FWT_MEMORY", help="Fast memory: auto, matrix, attention or chunked."),
+    typer.Option(
+        envvar="FWT_MEMORY", help="Fast memory: auto, fused, matrix, attention or chunked."
+    ),
 ]
 DataDir = Annotated[
     Path | None,

@@ -10,7 +10,7 @@ from typing import Any
 
 import backends
 import tasks
-from backends.contract import Backend, Compiled
+from backends.contract import Backend, Compiled, NumpyArray, Population
 from cli import environment
 from cli.opening import check_form
 from cli.resolve import Resolved, check_model, control_fields, name_of
@@ -118,8 +118,11 @@ def print_spec(spec: RunSpec) -> None:
     print(json.dumps(spec.json_data(), indent=1))
 
 
-def trainer(spec: RunSpec, place: Place, task: Task) -> Backend:
+def trainer(spec: RunSpec, place: Place, task: Task, members: int = 1) -> Backend:
     """The backend that is to train a run, after all that can be refused before work begins.
+
+    Args:
+        members: how many such runs are trained at once.
 
     Raises:
         ConfigError: the run cannot fit into the device's memory.
@@ -130,7 +133,7 @@ def trainer(spec: RunSpec, place: Place, task: Task) -> Backend:
         able = " or ".join(backends.TRAINING_ORDER)
         raise BackendError(f"backend {backend.name}: it cannot train; use --backend {able}")
     check_form(spec.model, place.memory)
-    needed = task.data_bytes + estimate.training_bytes(
+    needed = task.data_bytes + members * estimate.training_bytes(
         spec.model, spec.train, task.shape.steps, place.memory
     )
     available = backend.memory_bytes(place.device)
@@ -139,15 +142,33 @@ def trainer(spec: RunSpec, place: Place, task: Task) -> Backend:
     return backend
 
 
-def compiled(backend: Backend, spec: RunSpec, place: Place) -> Compiled:
-    """The model on a backend, with the first weights of the run's seed."""
-    dtype = spec.train.dtype
-    first = initialise(
-        model.parameters(spec.model),
-        spec.train.seed,
-        "float64" if dtype == "float64" else "float32",
-    )
-    return backend.compile(spec.model, first, device=place.device, dtype=dtype, memory=place.memory)
+def splits(job: Job) -> Data:
+    """The splits of a run's task.
+
+    Raises:
+        ConfigError: a batch is larger than the training split.
+    """
+    data = Data(*(job.task.split(name) for name in SPLITS))
+    BatchOrder(job.spec.train.seed, len(data.train), job.spec.train.batch_size)  # refuses misfits
+    return data
+
+
+def first_weights(spec: RunSpec) -> dict[str, NumpyArray]:
+    """The weights that the run's seed begins with."""
+    dtype = "float64" if spec.train.dtype == "float64" else "float32"
+    return initialise(model.parameters(spec.model), spec.train.seed, dtype)
+
+
+def session_facts(job: Job, backend: Backend, made: Compiled | Population) -> dict[str, Any]:
+    """What `run.json` says of this process's part of a run."""
+    return {
+        **environment.facts(backend.versions()),
+        **made.describe(job.spec.train.batch_size, job.task.shape.steps),
+        "precision": job.spec.train.precision,
+        "model": job.name,
+        "dataset": job.task.dataset,
+        "published_pct": published(job),
+    }
 
 
 def run(
@@ -161,19 +182,17 @@ def run(
         quiet: show no progress.
     """
     if job.folder is not None and (done := job.folder.read_json("DONE")) is not None:
-        return _summary(job, job.folder, _last_session(job.folder), {"done": True, **done})
+        return summary(job, job.folder, _last_session(job.folder), {"done": True, **done})
     backend = trainer(job.spec, place, job.task)
-    data = Data(*(job.task.split(name) for name in SPLITS))
-    BatchOrder(job.spec.train.seed, len(data.train), job.spec.train.batch_size)  # refuses misfits
-    made = compiled(backend, job.spec, place)
-    session = environment.facts(backend.versions())
-    session |= made.describe(job.spec.train.batch_size, job.task.shape.steps)
-    session |= {
-        "precision": job.spec.train.precision,
-        "model": job.name,
-        "dataset": job.task.dataset,
-        "published_pct": _published(job),
-    }
+    data = splits(job)
+    made = backend.compile(
+        job.spec.model,
+        first_weights(job.spec),
+        device=place.device,
+        dtype=job.spec.train.dtype,
+        memory=place.memory,
+    )
+    session = session_facts(job, backend, made)
     total = job.spec.train.total_steps(len(data.train))
     path = out or default_path(root, job.spec, job.name, backend.name)
     folder = job.folder or RunFolder.create(path, job.spec)
@@ -183,15 +202,15 @@ def run(
         result = train(made, job.spec, data, folder, hooks, stop_after)
         log.reason = "done" if result else f"stopped after {stop_after} updates"
     stopped = {"done": False, "step": folder.latest_step(), "steps": total}
-    return _summary(job, folder, session, {"done": True, **result} if result else stopped)
+    return summary(job, folder, session, {"done": True, **result} if result else stopped)
 
 
-def _published(job: Job) -> float | None:
+def published(job: Job) -> float | None:
     """The published test error (percent) of this task, model and size, where there is one."""
     return job.task.published.get(job.name, {}).get(job.spec.model.core.size)
 
 
-def _summary(
+def summary(
     job: Job, folder: RunFolder, session: Mapping[str, Any], outcome: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What `fwt train --json` prints; the same keys for a run that was done before."""
@@ -232,10 +251,14 @@ class Session:
         entry = {**self._facts, "exit": reason}
         self._folder.write_json("run.json", {"sessions": [*self._earlier, entry]})
 
+    def failed(self, error: BaseException) -> None:
+        """Note what ended the session."""
+        code = f" (exit {error.exit_code})" if isinstance(error, FwtError) else ""
+        self.reason = f"{type(error).__name__}{code}: {error}"
+
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error is not None:
-            code = f" (exit {error.exit_code})" if isinstance(error, FwtError) else ""
-            self.reason = f"{type(error).__name__}{code}: {error}"
+            self.failed(error)
         self._facts["ended"] = environment.now()
         try:
             self._write(self.reason)
@@ -253,8 +276,8 @@ def print_result(job: Job, result: dict[str, Any], as_json: bool) -> None:
         print(f"stopped   step {result['step']} of {result['steps']}")
         print(f"go on     fwt train --resume {result['run']}")
         return
-    published = _published(job)
-    beside = "" if published is None else f"  (published: {published:.2f}%)"
+    known = published(job)
+    beside = "" if known is None else f"  (published: {known:.2f}%)"
     test = result["test"]
     print(f"dataset   {job.task.dataset}")
     print(f"test      error {test['error_pct']:.2f}% of {test['examples']}{beside}")

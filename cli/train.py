@@ -29,6 +29,7 @@ SPEC_FLAGS = {
     "head_dropout": "train.head_dropout",
     "weight_decay": "train.weight_decay",
     "seed": "train.seed",
+    "seeds": "train.seed",
     "dtype": "train.dtype",
     "precision": "train.precision",
     "log_every": "report.log_every",
@@ -36,6 +37,8 @@ SPEC_FLAGS = {
     "save_every": "report.save_every",
     "keep": "report.keep",
 }
+
+LIST = "or a list, 1,2"  # see `cli.lists`
 
 
 def flag(name: str, text: str, panel: str, *more: str) -> Any:
@@ -54,9 +57,11 @@ def train(
     size: Annotated[int | None, flag("--size", "R, hidden units.", "What", "-R")] = None,
     memory: options.Memory = "auto",
     decay: Annotated[
-        float | None, flag("--decay", "lambda, kept of A a step, in (0, 1].", "Model")
+        str | None, flag("--decay", f"lambda, kept of A a step, in (0, 1]; {LIST}.", "Model")
     ] = None,
-    rate: Annotated[float | None, flag("--rate", "eta, strength of a write.", "Model")] = None,
+    rate: Annotated[
+        str | None, flag("--rate", f"eta, strength of a write; {LIST}.", "Model")
+    ] = None,
     inner_steps: Annotated[
         int | None, flag("--inner-steps", "S, reads of A in a time step.", "Model")
     ] = None,
@@ -82,7 +87,7 @@ def train(
         int | None, flag("--batch-size", "Examples an update.", "Training")
     ] = None,
     lr: Annotated[
-        float | None, flag("--lr", "Learning rate.", "Training", "--learning-rate")
+        str | None, flag("--lr", f"Learning rate; {LIST}.", "Training", "--learning-rate")
     ] = None,
     schedule: Annotated[str | None, flag("--schedule", "constant or cosine.", "Training")] = None,
     clip: Annotated[
@@ -98,6 +103,9 @@ def train(
         float | None, flag("--weight-decay", "Decoupled weight decay.", "Training")
     ] = None,
     seed: Annotated[int | None, flag("--seed", "Seed of everything random.", "Training")] = None,
+    seeds: Annotated[
+        str | None, flag("--seeds", "Seeds such as 0-15 or 0,3,7: a run for each.", "Training")
+    ] = None,
     device: options.Device = "auto",
     dtype: Annotated[
         str | None, flag("--dtype", "float32, float64 or bfloat16.", "Training")
@@ -112,7 +120,9 @@ def train(
         list[str] | None,
         typer.Option("--set", help="Any field: --set TABLE.KEY=VALUE.", rich_help_panel="Run"),
     ] = None,
-    out: Annotated[Path | None, flag("--out", "The run's folder.", "Run", "-o")] = None,
+    out: Annotated[
+        Path | None, flag("--out", "The run's folder; of lists, the folder of theirs.", "Run", "-o")
+    ] = None,
     runs_dir: Annotated[Path, flag("--runs-dir", "Folder of runs without --out.", "Run")] = Path(
         "runs"
     ),
@@ -146,10 +156,12 @@ def train(
     """Train a model on a task, or go on with a run (--resume).
 
     Settings come from the recipe of task, model and size; over it --config; FWT_* variables;
-    flags; --set. Example: fwt train --backend mlx --task retrieval
+    flags; --set. Lists train a run for each combination, all at once as one program.
+    Example: fwt train --backend mlx --task retrieval
     """
-    from cli import running
-    from cli.resolve import read_config, resolve
+    from cli import population, running
+    from cli.lists import points
+    from cli.resolve import layer, read_config, resolve
     from fwcore.errors import ConfigError
     from tasks.recipe import merge
 
@@ -168,7 +180,17 @@ def train(
         task = task or settings.get("task", {}).get("kind")
         if task is None:
             raise ConfigError("--task: expected a task, got none; e.g. --task retrieval")
-        job = running.fresh(resolve(task, model, settings, flags, control, data_dir))
+        found = points(merge(settings, flags))
+        single = merge(flags, layer(found[0].items(), "lists"))
+        job = running.fresh(resolve(task, model, settings, single, control, data_dir))
+        if len(found) > 1:
+            members = population.members_of(job, found)
+            if dry_run:
+                population.print_specs(members)
+                return
+            results = population.run(members, place, out, runs_dir, stop_after, quiet)
+            population.print_result(members, results, as_json)
+            return
     if dry_run:
         running.print_spec(job.spec)
         return
@@ -180,17 +202,25 @@ def settings_of(context: typer.Context, assignments: list[str]) -> dict[str, Any
     """Settings by table: FWT_* variables, above them flags, above them `--set`.
 
     Raises:
-        ConfigError: an assignment is none.
+        ConfigError: an assignment is none, or a list of numbers is none.
     """
+    from cli.lists import PARSERS
     from cli.resolve import layer, parse_assignment
+    from fwcore.errors import ConfigError
     from tasks.recipe import merge
 
     variables: list[tuple[str, Any]] = []
     flags: list[tuple[str, Any]] = []
     for name, path in SPEC_FLAGS.items():
         source, value = context.get_parameter_source(name), context.params[name]
-        if value is not None:
-            from_variable = source is not None and source.name == "ENVIRONMENT"
-            (variables if from_variable else flags).append((path, value))
+        if value is None:
+            continue
+        if name in PARSERS:
+            value = PARSERS[name](f"--{name}", value)
+        from_variable = source is not None and source.name == "ENVIRONMENT"
+        given = variables if from_variable else flags
+        if path in dict(given):
+            raise ConfigError(f"--{name}: expected it or --seed, got both; leave one out")
+        given.append((path, value))
     assigned = layer(map(parse_assignment, assignments), "--set")
     return merge(merge(layer(variables, "FWT_*"), layer(flags, "flags")), assigned)

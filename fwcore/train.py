@@ -1,4 +1,8 @@
-"""The only training loop, readable from top to bottom, the same for every backend."""
+"""The only training loop, readable from top to bottom, the same for every backend.
+
+It trains models of one shape in lock-step: a single one, or the members of a population. Each is a
+run of its own, with a folder of its own.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -15,11 +19,14 @@ from fwcore.batches import BatchOrder, Dropout, Split
 from fwcore.checkpoint import Best, Progress
 from fwcore.errors import CheckpointError, DivergedError, Interrupted
 from fwcore.params import Param
-from fwcore.runs import RunFolder
+from fwcore.runs import RunFolder, Weighted
 from fwcore.schedule import learning_rate
 from fwcore.spec import RunSpec, TrainSpec
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+Outcome = dict[str, Any] | DivergedError | None  # result; how it failed; stopped before its end
+T = TypeVar("T")
 
 EVALUATION_BATCH = 1000  # examples at once; bounds memory, does not change the result
 
@@ -112,7 +119,8 @@ class Hooks:
     """What the caller of `train` is told and may ask, all optional.
 
     Attributes:
-        on_metrics: called with every line of metrics as it is written.
+        on_metrics: called with every line of metrics as it is written; for a population with the
+            means over its members, and all of their examples a second.
         stop_signal: returns the number of a signal that asks the run to stop, or None.
     """
 
@@ -120,67 +128,142 @@ class Hooks:
     stop_signal: Callable[[], int | None] = lambda: None
 
 
+class Lockstep(Protocol):
+    """What the loop asks of P models of one shape; `backends.contract.Population` adds the rest."""
+
+    @property
+    def members(self) -> Sequence[Weighted]:
+        """Each model's weights and moments."""
+        ...
+
+    def begin_training(self, trains: Sequence[TrainSpec], data: Split) -> None:
+        """See `Trainable.begin_training`; the P specs differ in seed and learning rate alone."""
+        ...
+
+    def train_step(self, rows: Array, lrs: Array, dropout: Dropout | None) -> Any:
+        """One update of every model.
+
+        Args:
+            rows: which examples of the training split, int64 (P, B).
+            lrs: the learning rates of this update, float64 (P,).
+            dropout: masks (P, B, I) and (P, B, R), or None.
+
+        Returns:
+            The statistics of `Trainable.train_step` of all of them, not awaited.
+        """
+        ...
+
+    def fetch(self, stats: Sequence[Any]) -> Array:
+        """What `train_step` returned, n of them, as float64 (n, P, 3)."""
+        ...
+
+    def evaluate(self, inputs: Array, targets: Array) -> Array:
+        """Sum of the losses (nats) and number of wrong answers of each model, float64 (P, 2)."""
+        ...
+
+
+class Alone:
+    """A single model as a `Lockstep`."""
+
+    def __init__(self, model: Trainable) -> None:
+        self.model = model
+        self.members = (model,)
+
+    def begin_training(self, trains: Sequence[TrainSpec], data: Split) -> None:
+        """See `Lockstep.begin_training`."""
+        self.model.begin_training(trains[0], data)
+
+    def train_step(self, rows: Array, lrs: Array, dropout: Dropout | None) -> Any:
+        """See `Lockstep.train_step`."""
+        masks = dropout and Dropout(*(None if mask is None else mask[0] for mask in dropout))
+        return self.model.train_step(rows[0], float(lrs[0]), masks)
+
+    def fetch(self, stats: Sequence[Any]) -> Array:
+        """See `Lockstep.fetch`."""
+        return self.model.fetch(stats)[:, None]
+
+    def evaluate(self, inputs: Array, targets: Array) -> Array:
+        """See `Lockstep.evaluate`."""
+        return np.array([self.model.evaluate(inputs, targets)])
+
+
 def measure(model: Trainable, split: Split) -> dict[str, float]:
     """Mean loss (nats), error (percent) and size of a split."""
-    loss, wrong = 0.0, 0
-    for first in range(0, len(split), EVALUATION_BATCH):
-        rows = slice(first, first + EVALUATION_BATCH)
-        part_loss, part_wrong = model.evaluate(split.inputs[rows], split.targets[rows])
-        loss, wrong = loss + part_loss, wrong + part_wrong
-    count = len(split)
-    return {"loss": loss / count, "error_pct": 100 * wrong / count, "examples": count}
+    return _measured(Alone(model), split)[0]
 
 
-class _Loop:
-    """One call of `train`: the run's position, its metrics and its checkpoints."""
+def _measured(models: Lockstep, split: Split) -> list[dict[str, float]]:
+    """What `measure` gives, of each model."""
+    count, members = len(split), len(models.members)
+    sums, batch = np.zeros((members, 2)), max(1, EVALUATION_BATCH // members)
+    for first in range(0, count, batch):
+        rows = slice(first, first + batch)
+        sums += models.evaluate(split.inputs[rows], split.targets[rows])
+    return [
+        {"loss": loss / count, "error_pct": 100 * wrong / count, "examples": count}
+        for loss, wrong in sums.tolist()
+    ]
+
+
+class Batch(NamedTuple):
+    """What an update depends on; all of it is a function of the run's seed and the step.
+
+    Attributes:
+        rows: which examples of the training split, int64 (B,).
+        lr: the learning rate.
+        dropout: masks, or None.
+    """
+
+    rows: Array
+    lr: float
+    dropout: Dropout | None
+
+
+def _stacked(given: Sequence[Batch]) -> tuple[Array, Array, Dropout | None]:
+    """The batches of P runs as arguments of `Lockstep.train_step`."""
+    rows, lrs = np.stack([batch.rows for batch in given]), np.array([batch.lr for batch in given])
+    masks = [batch.dropout for batch in given if batch.dropout is not None]
+    if not masks:
+        return rows, lrs, None
+    places = zip(*masks, strict=True)
+    return rows, lrs, Dropout(*(None if m[0] is None else np.stack(m) for m in places))
+
+
+class _Run:
+    """One run: its position, its metrics and its checkpoints."""
 
     def __init__(
-        self, model: Trainable, spec: RunSpec, data: Data, folder: RunFolder, hooks: Hooks
+        self, number: int, model: Weighted, spec: RunSpec, examples: int, folder: RunFolder
     ) -> None:
-        self.model, self.spec, self.data = model, spec, data
-        self.folder, self.hooks = folder, hooks
+        self.number, self.model, self.spec, self.folder = number, model, spec, folder
         train = spec.train
-        self.order = BatchOrder(train.seed, len(data.train), train.batch_size)
-        self.total = train.total_steps(len(data.train))
+        self.order = BatchOrder(train.seed, examples, train.batch_size)
+        self.total = train.total_steps(examples)
         self.sizes = (layers.encoder_outputs(spec.model.encoder), spec.model.core.size)
-        self.eval_every = spec.report.eval_every or self.order.per_epoch
-        self.save_every = spec.report.save_every or self.eval_every
-        model.begin_training(train, data.train)
         self.at = folder.restore(model)
-        self.pending: list[Any] = []  # statistics not yet pulled from the device
-        self.clock = time.perf_counter()
+        self.result: dict[str, Any] | None = None
+        self.error: DivergedError | None = None
 
-    def update(self) -> None:
-        """One batch: everything it depends on is a function of the seed and the step."""
+    def batch(self) -> Batch:
+        """What the next update depends on."""
         train, step = self.spec.train, self.at.step
-        rows = self.order.rows(step)
         masks = batches.dropout(
             train.seed, step, (train.dropout, train.head_dropout), train.batch_size, self.sizes
         )
-        rate = learning_rate(train, step, self.total)
-        self.pending.append(self.model.train_step(rows, rate, masks))
-        self.at.step += 1
+        return Batch(self.order.rows(step), learning_rate(train, step, self.total), masks)
 
-    def pull(self) -> None:
-        """Fetch the statistics of the updates since the last call: the only wait on the device.
+    def record(self, rows: Array, seconds: float) -> None:
+        """Take the statistics (n, 3) of the last n updates, and the time they took.
 
         Raises:
             DivergedError: a loss or a gradient norm is not finite.
         """
-        if not self.pending:
-            return
-        rows = self.model.fetch(self.pending)
-        first = self.at.step - len(self.pending) + 1
-        self.pending.clear()
         bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
         if bad.size:
-            self.diverged(
-                f"loss={rows[bad[0], 0]}, grad_norm={rows[bad[0], 2]} at step {first + bad[0]}"
-            )
+            step = self.at.step - len(rows) + 1 + bad[0]
+            self.diverged(f"loss={rows[bad[0], 0]}, grad_norm={rows[bad[0], 2]} at step {step}")
         self.at.unreported += rows.tolist()
-        now = time.perf_counter()
-        self.at.elapsed_s += now - self.clock
-        self.clock = now
+        self.at.elapsed_s += seconds
 
     def diverged(self, what: str) -> None:
         """Raise DivergedError with what was seen and what is safe."""
@@ -189,23 +272,22 @@ class _Loop:
             f"{self.folder.latest()}; try a smaller --lr, --clip 1, or --norm sum"
         )
 
-    def tell(self, split: str, values: Mapping[str, float]) -> None:
-        """Write one line of metrics and show it."""
+    def tell(self, split: str, values: Mapping[str, float]) -> dict[str, Any]:
+        """Write one line of metrics, and return it."""
         line = {"step": self.at.step, "split": split, **values}
         line["elapsed_s"] = round(self.at.elapsed_s, 3)
         line["time"] = datetime.now(UTC).isoformat(timespec="milliseconds")
         self.folder.append_metrics(line)
-        self.hooks.on_metrics(line)
+        return line
 
-    def log(self) -> None:
+    def log(self) -> dict[str, Any]:
         """Training metrics: means over the updates since the last such line."""
-        self.pull()
         rows = np.asarray(self.at.unreported)
         loss, wrong, norm = rows.mean(axis=0)
         seconds = self.at.elapsed_s - self.at.reported_s
         batch = self.spec.train.batch_size
         self.at.unreported, self.at.reported_s = [], self.at.elapsed_s
-        self.tell(
+        return self.tell(
             "train",
             {
                 "loss": loss,
@@ -216,66 +298,228 @@ class _Loop:
             },
         )
 
-    def validate(self) -> None:
+    def judge(self, found: Mapping[str, float]) -> dict[str, Any]:
         """Validation metrics; a lower error (then a lower loss) makes this step the best."""
-        self.pull()
-        found = measure(self.model, self.data.val)
         if not np.isfinite(found["loss"]):
             self.diverged(f"validation loss={found['loss']} at step {self.at.step}")
-        self.tell("val", found)
+        line = self.tell("val", found)
         new = Best(step=self.at.step, error_pct=found["error_pct"], loss=found["loss"])
         if self.at.best is None or new.rank() < self.at.best.rank():
             self.at.best = new
-        self.clock = time.perf_counter()  # evaluation is not training time
-
-    def save(self) -> None:
-        """A checkpoint of this step; metrics reach the disk first."""
-        self.pull()
-        self.folder.save(self.model, self.spec, self.at)
-        self.clock = time.perf_counter()
-
-    def due(self, every: int) -> bool:
-        """Whether something done every so many updates is due now; the last update always is."""
-        return self.at.step % every == 0 or self.at.step == self.total
-
-    def run(self, stop_after: int | None) -> None:
-        """Updates until the end, a stop after so many updates, or a signal."""
-        if self.at.step == 0:
-            self.save_if_new()  # so that there is always a good checkpoint to go back to
-        first = self.at.step
-        while self.at.step < self.total:
-            self.update()
-            if self.due(self.spec.report.log_every):
-                self.log()
-            validated = self.due(self.eval_every)
-            if validated:
-                self.validate()
-            if self.due(self.save_every) or (validated and self.is_best()):
-                self.save()
-            self.stop_if_asked()
-            if stop_after is not None and self.at.step - first >= stop_after:
-                self.save_if_new()
-                return
+        return line
 
     def is_best(self) -> bool:
         """Whether this very step is the best so far."""
         return self.at.best is not None and self.at.best.step == self.at.step
 
-    def save_if_new(self) -> None:
-        """A checkpoint of this step unless it has one."""
-        if self.folder.latest_step() != self.at.step:
-            self.save()
+    def save(self) -> None:
+        """A checkpoint of this step; all of its updates must have been recorded."""
+        self.folder.save(self.model, self.spec, self.at)
+
+    def best(self) -> Best:
+        """The step that was best on the validation split."""
+        if self.at.best is None:
+            raise DivergedError(f"train: no step of {self.folder.path} was validated")
+        return self.at.best
+
+    def load_best(self) -> None:
+        """Put the checkpoint that was best on the validation split into the model."""
+        self.best()
+        self.model.load_parameters(self.folder.load_best().params)
+
+    def finish(self, found: dict[str, float]) -> dict[str, Any]:
+        """Mark the run as done, with what its best checkpoint was found to be on the test split."""
+        best = self.best()
+        line = self.tell("test", {**found, "best_step": best.step})
+        self.result = {
+            "test": found,
+            "val": {"loss": best.loss, "error_pct": best.error_pct},
+            "best_step": best.step,
+            "steps": self.total,
+            "train_s": round(self.at.elapsed_s, 1),
+        }
+        self.folder.finish(self.result)
+        return line
+
+
+class _Loop:
+    """Runs in lock-step: one update of all at once, and what each of them reports."""
+
+    def __init__(
+        self,
+        models: Lockstep,
+        specs: Sequence[RunSpec],
+        data: Data,
+        folders: Sequence[RunFolder],
+        hooks: Hooks,
+    ) -> None:
+        self.models, self.data, self.hooks = models, data, hooks
+        models.begin_training([spec.train for spec in specs], data.train)
+        given = zip(models.members, specs, folders, strict=True)
+        self.runs = [
+            _Run(number, model, spec, len(data.train), folder)
+            for number, (model, spec, folder) in enumerate(given)
+        ]
+        self.report, self.total = specs[0].report, self.runs[0].total
+        self.eval_every = self.report.eval_every or self.runs[0].order.per_epoch
+        self.save_every = self.report.save_every or self.eval_every
+        self.pending: list[Any] = []  # statistics not yet pulled from the device
+        self.clock = time.perf_counter()
+
+    @property
+    def step(self) -> int:
+        """Updates made."""
+        return self.runs[0].at.step
+
+    def alive(self) -> bool:
+        """Whether a run is left that has not diverged."""
+        return any(run.error is None for run in self.runs)
+
+    def each(self, action: Callable[[_Run], T]) -> list[T]:
+        """Do something with every run; one that diverges stops alone."""
+        found = []
+        for run in self.runs:
+            if run.error is None:
+                try:
+                    found.append(action(run))
+                except DivergedError as error:
+                    run.error = error
+        return found
+
+    def update(self) -> None:
+        """One batch of every run; one that diverged keeps its place and is not looked at."""
+        self.pending.append(self.models.train_step(*_stacked([run.batch() for run in self.runs])))
+        for run in self.runs:
+            run.at.step += 1
+
+    def pull(self) -> None:
+        """Fetch the statistics of the updates since the last call: the only wait on the device."""
+        if not self.pending:
+            return
+        found = self.models.fetch(self.pending)
+        self.pending.clear()
+        now = time.perf_counter()
+        seconds, self.clock = now - self.clock, now
+        self.each(lambda run: run.record(found[:, run.number], seconds))
+
+    def tell(self, lines: Sequence[dict[str, Any]]) -> None:
+        """Show what the runs have just written."""
+        if lines:
+            self.hooks.on_metrics(_joined(lines))
+
+    def log(self) -> None:
+        """Training metrics."""
+        self.pull()
+        self.tell(self.each(_Run.log))
+
+    def validate(self) -> None:
+        """Validation metrics."""
+        self.pull()
+        if self.alive():
+            found = _measured(self.models, self.data.val)
+            self.tell(self.each(lambda run: run.judge(found[run.number])))
+        self.clock = time.perf_counter()  # evaluation is not training time
+
+    def save(self, wanted: Callable[[_Run], bool]) -> None:
+        """A checkpoint of this step of the runs that want one; metrics reach the disk first."""
+        self.pull()
+        self.each(lambda run: run.save() if wanted(run) else None)
+        self.clock = time.perf_counter()
+
+    def save_new(self) -> None:
+        """A checkpoint of this step of the runs that have none."""
+        self.save(lambda run: run.folder.latest_step() != self.step)
+
+    def due(self, every: int) -> bool:
+        """Whether something done every so many updates is due now; the last update always is."""
+        return self.step % every == 0 or self.step == self.total
+
+    def run(self, stop_after: int | None) -> None:
+        """Updates until the end, a stop after so many updates, or a signal."""
+        if self.step == 0:
+            self.save_new()  # so that there is always a good checkpoint to go back to
+        first = self.step
+        while self.step < self.total and self.alive():
+            self.update()
+            if self.due(self.report.log_every):
+                self.log()
+            validated = self.due(self.eval_every)
+            if validated:
+                self.validate()
+            if self.due(self.save_every):
+                self.save(lambda run: True)
+            elif validated:
+                self.save(_Run.is_best)
+            self.stop_if_asked()
+            if stop_after is not None and self.step - first >= stop_after:
+                self.save_new()
+                return
 
     def stop_if_asked(self) -> None:
         """Save and raise Interrupted if a signal came."""
         number = self.hooks.stop_signal()
-        if number is not None:
-            self.save_if_new()
+        if number is None:
+            return
+        self.save_new()
+        paths = self.each(lambda run: run.folder.path)
+        if paths:
+            one = len(self.runs) == 1
+            saved = str(self.runs[0].folder.latest()) if one else f"{len(paths)} runs"
             raise Interrupted(
-                f"train: stopped by signal {number} at step {self.at.step} of {self.total}; "
-                f"saved {self.folder.latest()}; go on with: fwt train --resume {self.folder.path}",
+                f"train: stopped by signal {number} at step {self.step} of {self.total}; "
+                f"saved {saved}; go on with{'' if one else ' each alone, such as'}: "
+                f"fwt train --resume {paths[0]}",
                 number,
             )
+
+    def finish(self) -> None:
+        """Test the checkpoints that were best on the validation split; mark the runs as done."""
+        self.each(_Run.load_best)
+        if self.alive():
+            found = _measured(self.models, self.data.test)
+            self.tell(self.each(lambda run: run.finish(found[run.number])))
+
+
+def _joined(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The same line of several runs as one: means, and all of their examples a second."""
+    joined = dict(lines[0])
+    for key in ("loss", "error_pct"):
+        joined[key] = sum(line[key] for line in lines) / len(lines)
+    if "examples_per_s" in joined:
+        joined["examples_per_s"] = sum(line["examples_per_s"] for line in lines)
+    return joined
+
+
+def train_together(
+    models: Lockstep,
+    specs: Sequence[RunSpec],
+    data: Data,
+    folders: Sequence[RunFolder],
+    hooks: Hooks | None = None,
+    stop_after: int | None = None,
+) -> list[Outcome]:
+    """Train models of one shape in lock-step, each as `train` would train it alone.
+
+    Args:
+        models: P of them.
+        specs: their runs; they differ in seed, learning rate and what the models were made for.
+        data: see `train`.
+        folders: their folders, which stand at one step.
+        hooks: see `train`.
+        stop_after: see `train`.
+
+    Returns:
+        For each model what `train` would return, or the error that it would raise if it diverged.
+
+    Raises:
+        Interrupted: a signal came; all runs were saved.
+        FileError: something could not be written.
+    """
+    loop = _Loop(models, specs, data, folders, hooks or Hooks())
+    loop.run(stop_after)
+    if loop.step >= loop.total:
+        loop.finish()
+    return [run.error or run.result for run in loop.runs]
 
 
 def train(
@@ -305,30 +549,10 @@ def train(
         Interrupted: a signal came; the run was saved.
         FileError: something could not be written.
     """
-    loop = _Loop(model, spec, data, folder, hooks or Hooks())
-    loop.run(stop_after)
-    if loop.at.step < loop.total:
-        return None
-    return finish(loop)
+    (outcome,) = train_together(Alone(model), [spec], data, [folder], hooks, stop_after)
+    if isinstance(outcome, DivergedError):
+        raise outcome
+    return outcome
 
 
-def finish(loop: _Loop) -> dict[str, Any]:
-    """Test the checkpoint that was best on the validation split and mark the run as done."""
-    best = loop.at.best
-    if best is None:
-        raise DivergedError(f"train: no step of {loop.folder.path} was validated")
-    loop.model.load_parameters(loop.folder.load_best().params)
-    found = measure(loop.model, loop.data.test)
-    loop.tell("test", {**found, "best_step": best.step})
-    result = {
-        "test": found,
-        "val": {"loss": best.loss, "error_pct": best.error_pct},
-        "best_step": best.step,
-        "steps": loop.total,
-        "train_s": round(loop.at.elapsed_s, 1),
-    }
-    loop.folder.finish(result)
-    return result
-
-
-__all__ = ["Data", "Hooks", "Progress", "Trainable", "measure", "train"]
+__all__ = ["Data", "Hooks", "Lockstep", "Progress", "Trainable", "measure", "train"]

@@ -42,6 +42,7 @@ SAMPLES: dict[str, tuple[Any, tuple[str, ...]]] = {
     "head_dropout": (0.375, RETRIEVAL),
     "weight_decay": (0.01, RETRIEVAL),
     "seed": (5, RETRIEVAL),
+    "seeds": (5, RETRIEVAL),
     "dtype": ("bfloat16", RETRIEVAL),
     "precision": ("tf32", RETRIEVAL),
     "log_every": (11, RETRIEVAL),

@@ -51,6 +51,10 @@ TOLERANCES: dict[tuple[str, str, str], Bound] = {
     ("training losses", "float64", "torch-mlx"): Bound(1e-13, "30 updates amplify rounding"),
     ("trained", "float32", "torch-mlx"): Bound(1e-3, KINKS),
     ("trained", "float64", "torch-mlx"): Bound(1e-12, "30 updates amplify rounding"),
+    ("training losses", "float32", "population"): Bound(1e-4, KINKS),
+    ("training losses", "float64", "population"): Bound(1e-12, "30 updates amplify rounding"),
+    ("trained", "float32", "population"): Bound(1e-3, KINKS),
+    ("trained", "float64", "population"): Bound(1e-12, "30 updates amplify rounding"),
 }
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from backends.contract import Backend
 from backends.torch import fused
+from backends.torch.graph import CudaRecorder, StepGraph
 from fwcore import model
 from fwcore.batches import Dropout, Split
 from fwcore.layouts import permute_in
@@ -21,30 +22,41 @@ from fwcore.spec import ModelSpec, TrainSpec
 from fwcore.train import as_parameters, check_fit
 
 
-class Adam:
+class Adam(torch.optim.Optimizer):
     """`torch.optim.AdamW` with a learning rate and a step count for each row of an array (P, N).
 
     Args:
-        weights: updated in place.
+        weights: the array, updated in place by its `grad`.
         decays: 1 where weight decay applies, else 0, (N,).
         train: beta1, beta2, epsilon and weight_decay are those of all rows.
+
+    Attributes:
+        lrs: the learning rates, (P, 1), to be filled before each step.
+        m, v: the moments, (P, N).
+        steps: updates made, (P, 1).
     """
 
     def __init__(self, weights: Tensor, decays: Tensor, train: TrainSpec) -> None:
+        super().__init__([weights], {})
         self._weights, self._decays, self._train = weights, decays, train
         self.m, self.v = torch.zeros_like(weights), torch.zeros_like(weights)
-        self.steps = weights.new_zeros(len(weights), 1)
+        self.lrs, self.steps = (weights.new_zeros(len(weights), 1) for _ in range(2))
+        self.state[weights] = {"m": self.m, "v": self.v, "steps": self.steps}
 
-    def update(self, gradients: Tensor, lrs: Tensor) -> None:
-        """One update by gradients (P, N) and learning rates (P, 1)."""
-        train = self._train
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One update."""
+        train, gradients = self._train, self._weights.grad
+        if gradients is None:
+            raise RuntimeError("no gradients")
         self.steps += 1
         if train.weight_decay:
-            self._weights.mul_(1 - train.weight_decay * lrs * self._decays)
+            self._weights.mul_(1 - train.weight_decay * self.lrs * self._decays)
         self.m.lerp_(gradients, 1 - train.beta1)
         self.v.mul_(train.beta2).addcmul_(gradients, gradients, value=1 - train.beta2)
         root = self.v.sqrt().div_(self._corrected(train.beta2).sqrt()).add_(train.epsilon)
-        self._weights.addcmul_(root.reciprocal_().mul_(self.m), -lrs / self._corrected(train.beta1))
+        rates = -self.lrs / self._corrected(train.beta1)
+        self._weights.addcmul_(root.reciprocal_().mul_(self.m), rates)
 
     def _corrected(self, beta: float) -> Tensor:
         """1 - beta**step without cancellation, (P, 1)."""
@@ -65,7 +77,7 @@ class TorchPopulation:
         dtype: str,
         memory: str,
     ) -> None:
-        own = own_rates(specs)
+        own = own_rates(specs, dtype)
         self.specs = tuple(specs)
         self._table = model.parameters(specs[0])
         self._like = backend.compile(specs[0], params[0], device=device, dtype=dtype, memory=memory)
@@ -81,6 +93,7 @@ class TorchPopulation:
         self._own = {name: self._tensor(array) for name, array in own.items()}
         self.members = [Member(self, number) for number in range(len(specs))]
         self._adam: Adam | None = None
+        self._graph: StepGraph | None = None
         self._clip = 0.0
         self._data: tuple[Tensor, Tensor] | None = None
 
@@ -126,17 +139,21 @@ class TorchPopulation:
         """See `Lockstep.begin_training`."""
         decays = torch.from_numpy(self._rows.decays).to(self._weights)
         self._adam = Adam(self._weights, decays, trains[0])
+        if self._ops.device.type == "cuda":
+            self._graph = StepGraph(self._adam, self._update, CudaRecorder(self._ops.device))
         self._clip = trains[0].clip
         self._data = self._tensor(data.inputs), self._tensor(data.targets)
 
     def train_step(self, rows: NumpyArray, lrs: NumpyArray, dropout: Dropout | None) -> Tensor:
         """See `Lockstep.train_step`."""
-        masks = [None if m is None else self._tensor(m) for m in dropout or (None, None)]
-        rates = torch.from_numpy(lrs[:, None]).to(self._weights)
-        return self._update(self._tensor(rows), rates, *masks)
+        self._optimizer().lrs.copy_(torch.from_numpy(lrs[:, None]))
+        if self._graph is not None:
+            return self._graph(rows, 0.0, dropout)  # the members' rates are in their place already
+        masks = [None if mask is None else self._tensor(mask) for mask in dropout or (None, None)]
+        return self._update(self._tensor(rows), *masks)
 
-    def _update(self, rows: Tensor, lrs: Tensor, *masks: Tensor | None) -> Tensor:
-        """One update and its statistics, all on the device, without waiting for it."""
+    def _update(self, rows: Tensor, *masks: Tensor | None) -> Tensor:
+        """One update on rows of the training split; waits for nothing (`StepGraph`)."""
         if self._data is None:
             raise RuntimeError("begin_training was not called")
         inputs, targets = (array[rows] for array in self._data)
@@ -144,11 +161,12 @@ class TorchPopulation:
         leaves = list(self._leaves.values())
         found = torch.autograd.grad(losses.sum(), leaves, materialize_grads=True)
         with torch.no_grad():
-            gradients = torch.cat([gradient.flatten(1) for gradient in found], 1)
+            gradients = torch.cat([part.reshape(len(losses), -1) for part in found], 1)
             norms = torch.linalg.vector_norm(gradients, dim=1)
             if self._clip:
                 gradients *= (self._clip / (norms + 1e-6)).clamp(max=1)[:, None]
-            self._optimizer().update(gradients, lrs)
+            self._weights.grad = gradients
+            self._optimizer().step()
             return torch.stack([losses, wrong.to(losses.dtype), norms.to(losses.dtype)], 1)
 
     def _optimizer(self) -> Adam:
@@ -202,7 +220,8 @@ class TorchPopulation:
     def describe(self, batch: int, steps: int) -> dict[str, Any]:
         """See `Population.describe`."""
         found = self._like.describe(batch, steps)
-        return {**found, "members": len(self.members), "step": "eager, members batched"}
+        how = "one CUDA graph" if self._ops.device.type == "cuda" else "eager"
+        return {**found, "members": len(self.members), "step": f"{how}, members batched"}
 
 
 def compile_population(

@@ -136,10 +136,14 @@ def project(ops: Ops, spec: Spec, p: Weights, x: Array, first: int) -> Sequence[
 
 
 def rates(ops: Ops, spec: Spec, p: Weights) -> Rates:
-    """Decay and rate: fixed, or trained as the sigmoid and the exponential of a parameter."""
+    """Decay and rate: fixed, or trained as the sigmoid and the exponential of a parameter.
+
+    Members of a population with fixed numbers of their own bring them beside their parameters, as
+    `core.decay` and `core.rate` of shape ().
+    """
     if spec.trained:
         return Rates(ops, ops.sigmoid(p["core.decay_logit"]), ops.exp(p["core.log_rate"]))
-    return Rates(ops, spec.decay, spec.rate)
+    return Rates(ops, p.get("core.decay", spec.decay), p.get("core.rate", spec.rate))
 
 
 def start(ops: Ops, spec: Spec, p: Weights, batch: int, memory: Plan, given: Weights) -> FastState:

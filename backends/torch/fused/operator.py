@@ -95,12 +95,17 @@ class _Differentiable(torch.autograd.Function):
         ctx.save_for_backward(out, w, which, stores, gain, bias, decay, rate, *kept)
         ctx.settings = wipe, inner, norm, chunk
         ctx.mark_non_differentiable(*kept)
+        ctx.set_materialize_grads(
+            False
+        )  # else backward is given zeros the size of all that is kept
         return out, *kept
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_out: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_out: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
         """Gradients of z, w, gain, bias, decay and rate, in the places of these."""
+        if grad_out is None:
+            return (None,) * 13
         out, w, which, stores, gain, bias, decay, rate, *kept = ctx.saved_tensors
         wipe, inner, norm, chunk = ctx.settings
         dz, dgain, dbias, ddecay, drate = fast_weights_backward(

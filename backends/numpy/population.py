@@ -1,0 +1,24 @@
+"""Populations on NumPy: refused, as training is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NoReturn
+
+from backends.contract import Backend
+from backends.numpy.compiled import _refuse
+from fwcore.ops import NumpyArray
+from fwcore.spec import ModelSpec
+
+
+def compile_population(
+    backend: Backend,
+    specs: Sequence[ModelSpec],
+    params: Sequence[Mapping[str, NumpyArray]],
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    memory: str = "auto",
+) -> NoReturn:
+    """See `backends.contract.compile_population`; always raises BackendError."""
+    _refuse("training")

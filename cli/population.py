@@ -1,0 +1,198 @@
+"""`fwt train` with lists: a run for each combination, all of them trained as one program."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from backends.contract import compile_population
+from cli import running
+from cli.resolve import layer
+from cli.running import Job, Place, Session
+from cli.screen import Screen
+from cli.signals import StopFlag
+from fwcore.errors import ConfigError, DivergedError
+from fwcore.runs import RunFolder, default_path
+from fwcore.spec import RunSpec
+from fwcore.train import Hooks, Outcome, train_together
+from tasks.recipe import merge
+
+
+@dataclass(frozen=True)
+class Member:
+    """One of the runs.
+
+    Attributes:
+        label: what sets it apart, such as `seed=3 lr=0.001`.
+        setting: the same without the seed.
+        job: the run.
+    """
+
+    label: str
+    setting: str
+    job: Job
+
+
+def members_of(first: Job, points: Sequence[Mapping[str, Any]]) -> list[Member]:
+    """The runs of all combinations, from that of the first.
+
+    Raises:
+        ConfigError: a value cannot be, or two runs would be the same.
+    """
+    found: dict[str, Member] = {}
+    for point in points:
+        data = merge(first.spec.json_data(), layer(point.items(), "lists"))
+        spec = RunSpec.parse(data, "settings")
+        words = [f"{path.rpartition('.')[2]}={value}" for path, value in point.items()]
+        label = " ".join(words)
+        if spec.digest() in found:
+            raise ConfigError(f"lists: expected each combination once, got {label} again")
+        setting = " ".join(word for word in words if not word.startswith("seed="))
+        found[spec.digest()] = Member(label, setting, replace(first, spec=spec))
+    return list(found.values())
+
+
+def print_specs(members: Sequence[Member]) -> None:
+    """The resolved specs on stdout (`--dry-run`)."""
+    print(json.dumps({"members": [each.job.spec.json_data() for each in members]}, indent=1))
+
+
+def _folders(members: Sequence[Member], out: Path | None, root: Path, name: str) -> list[RunFolder]:
+    """New folders, named as those of lone runs; none is made if one of them is taken.
+
+    Raises:
+        ConfigError: a folder holds something.
+        FileError: one cannot be written.
+    """
+    paths = [default_path(root, each.job.spec, each.job.name, name) for each in members]
+    paths = paths if out is None else [out / path.name for path in paths]
+    taken = [path for path in paths if path.exists() and (path.is_file() or any(path.iterdir()))]
+    if taken:
+        raise ConfigError(
+            f"out: {len(taken)} of {len(paths)} folders exist, the first is {taken[0]}; go on with "
+            f"each alone: fwt train --resume {taken[0]}, or choose another folder with --out"
+        )
+    made = zip(paths, members, strict=True)
+    return [RunFolder.create(path, each.job.spec) for path, each in made]
+
+
+def run(
+    members: Sequence[Member],
+    place: Place,
+    out: Path | None,
+    root: Path,
+    stop_after: int | None,
+    quiet: bool,
+) -> dict[str, Any]:
+    """Train all of them and return what is to be printed.
+
+    Args:
+        members: their specs differ in the lists' values alone.
+        out: the folder for their folders; None names one under `root`.
+        stop_after: see `fwcore.train.train`.
+        quiet: show no progress.
+    """
+    specs = [each.job.spec for each in members]
+    job, train = members[0].job, specs[0].train
+    backend = running.trainer(specs[0], place, job.task, len(members))
+    data = running.splits(job)
+    made = compile_population(
+        backend,
+        [spec.model for spec in specs],
+        [running.first_weights(spec) for spec in specs],
+        device=place.device,
+        dtype=train.dtype,
+        memory=place.memory,
+    )
+    facts = running.session_facts(job, backend, made)
+    total = train.total_steps(len(data.train))
+    folders = _folders(members, out, root, backend.name)
+    with ExitStack() as stack:
+        for folder in folders:
+            stack.enter_context(folder)
+        stop = stack.enter_context(StopFlag())
+        screen = stack.enter_context(Screen(total, quiet))
+        logs = [stack.enter_context(Session(folder, dict(facts))) for folder in folders]
+        hooks = Hooks(on_metrics=screen.show, stop_signal=stop.read)
+        outcomes = train_together(made, specs, data, folders, hooks, stop_after)
+        for log, outcome in zip(logs, outcomes, strict=True):
+            log.reason = "done" if outcome else f"stopped after {stop_after} updates"
+            if isinstance(outcome, DivergedError):
+                log.failed(outcome)
+    given = zip(members, folders, outcomes, strict=True)
+    return _summary(members, [_member(*each, facts, total) for each in given])
+
+
+def _member(
+    member: Member, folder: RunFolder, outcome: Outcome, facts: Mapping[str, Any], total: int
+) -> dict[str, Any]:
+    """What is printed of a run: what `running.summary` gives, its label, and why it diverged."""
+    found: dict[str, Any] = {"done": False, "step": folder.latest_step(), "steps": total}
+    if isinstance(outcome, DivergedError):
+        found["diverged"] = str(outcome)
+    elif outcome is not None:
+        found = {"done": True, **outcome}
+    return {"label": member.label, **running.summary(member.job, folder, facts, found)}
+
+
+def _summary(members: Sequence[Member], found: list[dict[str, Any]]) -> dict[str, Any]:
+    """All runs, and the statistics of their test errors: of all, and of each setting's seeds."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for member, each in zip(members, found, strict=True):
+        groups.setdefault(member.setting, []).append(each)
+    settings = [{"label": label, **_statistics(group)} for label, group in groups.items()]
+    return {"members": found, "settings": settings, **_statistics(found)}
+
+
+def _statistics(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """How many runs are done; mean and standard deviation (n - 1) of their test errors, in %."""
+    errors = [each["test"]["error_pct"] for each in found if each["done"]]
+    return {
+        "n": len(errors),
+        "mean": statistics.mean(errors) if errors else None,
+        "sd": statistics.stdev(errors) if len(errors) > 1 else None,
+    }
+
+
+def print_result(members: Sequence[Member], result: dict[str, Any], as_json: bool) -> None:
+    """The results on stdout: for people, a line for each run, or one JSON object.
+
+    Raises:
+        DivergedError: some diverged.
+    """
+    if as_json:
+        print(json.dumps(result))
+    else:
+        _print_lines(members, result)
+    lost = [each for each in result["members"] if "diverged" in each]
+    if lost:
+        raise DivergedError(
+            f"{len(lost)} of {len(members)} runs diverged, {lost[0]['label']} in {lost[0]['run']}: "
+            f"{lost[0]['diverged']}"
+        )
+
+
+def _print_lines(members: Sequence[Member], result: dict[str, Any]) -> None:
+    job, width = members[0].job, max(len(each.label) for each in members)
+    print(f"dataset   {job.task.dataset}")
+    for each in result["members"]:
+        if each["done"]:
+            text = f"error {each['test']['error_pct']:6.2f}%"
+        else:
+            text = f"stopped at step {each['step']} of {each['steps']}"
+            text = "diverged" if "diverged" in each else text
+        print(f"{each['label']:{width}}  {text}  {each['run']}")
+    rows = [*result["settings"], {**result, "label": "all"}]
+    some_share = 1 < len(result["settings"]) < len(members)
+    for row in rows if some_share else rows[-1:]:
+        if row["n"]:
+            sd = "" if row["sd"] is None else f"  sd {row['sd']:.2f}%"
+            print(f"{row['label']:{width}}  mean error {row['mean']:.2f}%{sd}  n = {row['n']}")
+    known = running.published(job)
+    if known is not None:
+        print(f"published {known:.2f}%")
