@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,6 +55,19 @@ def _scalar(ops: Ops, number: float | Tensor) -> Tensor:
     return number.reshape(1)
 
 
+class Outputs(Sequence[Tensor]):
+    """Outputs (B, T, R) step by step, each (B, R); one that is taken costs no copy of the rest."""
+
+    def __init__(self, out: Tensor) -> None:
+        self._out = out
+
+    def __len__(self) -> int:
+        return self._out.shape[1]
+
+    def __getitem__(self, t: Any) -> Any:
+        return self._out[:, t]
+
+
 class Final:
     """The final state: h, and A from the stored states, computed when asked for."""
 
@@ -82,8 +97,8 @@ def unroll(
     memory: Plan,
     given: Weights | None = None,
     first: int = 0,
-) -> tuple[Tensor, Final]:
-    """`fwcore.model.unroll` in one operator, from zeros: outputs (T, B, R) and the final state."""
+) -> tuple[Outputs, Final]:
+    """`fwcore.model.unroll` in one operator, from zeros: the outputs and the final state."""
     core = spec.core
     assert isinstance(core, fast_weights.Spec)  # noqa: S101 `missing` was asked
     z = fast_weights.slow_input(ops, core, p, x, first)
@@ -108,4 +123,5 @@ def unroll(
         rate,
         min(memory.chunk, x.shape[1]),
     )
-    return out[0].transpose(0, 1), Final(out[0], stores, core.wipe, decay, rate)
+    states = out.squeeze(0)
+    return Outputs(states), Final(states, stores, core.wipe, decay, rate)

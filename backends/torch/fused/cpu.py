@@ -15,7 +15,7 @@ from torch import Tensor
 LIBRARY = "backends.torch.fused._kernel"
 LANE_BYTES = 32  # BYTES of kernel.cpp
 NAMES = {torch.float32: "float32", torch.float64: "float64"}
-SMALL = 200_000  # products; with fewer, a second thread costs more than it saves
+SMALL = 4_000_000  # products; with fewer, a second thread costs more than it saves
 
 Call = Callable[..., None]
 

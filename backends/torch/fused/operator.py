@@ -112,7 +112,9 @@ class _Differentiable(torch.autograd.Function):
             grad_out.contiguous(), out, kept, w, which, stores, wipe, inner, norm, gain, bias,
             decay, rate, chunk,
         )  # fmt: skip
-        before = functional.pad(out[:, :, :-1], (0, 0, 1, 0))  # h as each step found it
+        before = torch.empty_like(out)  # h as each step found it
+        before[:, :, 0] = 0
+        before[:, :, 1:] = out[:, :, :-1]
         if wipe:
             before = before * functional.pad(~stores[:-1], (1, 0))[:, None]
         slopes = [dz * (which == n)[:, None] for n in range(w.shape[1])] if w.shape[1] > 1 else [dz]
