@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from backends.contract import Stream
 from backends.torch import fused
+from backends.torch.adam import Adam
 from backends.torch.fused.stream import FusedStream
 from backends.torch.graph import CudaRecorder, StepGraph
 from backends.torch.module import Network
@@ -39,7 +41,7 @@ class TorchCompiled:
         self._ops = ops
         self._memory = choose(memory, fused.missing(spec.core, ops), self.backend)
         self.module = Network(spec, params, ops, self._memory)
-        self._optimizer: torch.optim.AdamW | None = None
+        self._optimizer: Adam | None = None
         self._clip = 0.0
         self._data: tuple[Tensor, Tensor] | None = None
         self._graph: StepGraph | None = None
@@ -83,7 +85,7 @@ class TorchCompiled:
         """Mean cross-entropy and the number of wrong answers; masks as `Network.forward`."""
         scores = self.module(inputs, *(None if m is None else self._ops.cast(m) for m in masks))
         scores = scores.float() if scores.dtype == torch.bfloat16 else scores
-        loss = model.cross_entropy(self._ops, scores, targets).mean()
+        loss = functional.cross_entropy(scores, targets, reduction="mean")  # model.cross_entropy
         wrong = (scores.argmax(-1) != targets).sum()
         return loss, wrong
 
@@ -91,15 +93,10 @@ class TorchCompiled:
         self, inputs: NumpyArray, targets: NumpyArray
     ) -> tuple[float, dict[str, NumpyArray]]:
         """See `Compiled.gradients`."""
-        self.module.zero_grad(set_to_none=True)
         loss, _ = self._loss(self._tensor(inputs), self._tensor(targets))
-        torch.autograd.backward(loss)
-        found = {
-            name: _numpy(torch.zeros_like(value) if value.grad is None else value.grad)
-            for name, value in self.module.named_parameters()
-        }
-        self.module.zero_grad(set_to_none=True)
-        return loss.item(), found
+        named = dict(self.module.named_parameters())
+        found = torch.autograd.grad(loss, list(named.values()), materialize_grads=True)
+        return loss.item(), {n: _numpy(part) for n, part in zip(named, found, strict=True)}
 
     def begin_training(self, train: TrainSpec, data: Split) -> None:
         """See `Trainable.begin_training`."""
@@ -111,7 +108,7 @@ class TorchCompiled:
             {"params": others, "weight_decay": 0.0},
         ]
         graphed = self._ops.device.type == "cuda"
-        self._optimizer = torch.optim.AdamW(
+        self._optimizer = Adam(
             [group for group in groups if group["params"]],
             lr=train.lr,
             betas=(train.beta1, train.beta2),
@@ -126,7 +123,7 @@ class TorchCompiled:
         self._clip = train.clip
         self._data = self._tensor(data.inputs), self._tensor(data.targets)
 
-    def _adam(self) -> torch.optim.AdamW:
+    def _adam(self) -> Adam:
         if self._optimizer is None:
             raise RuntimeError("begin_training was not called")
         return self._optimizer
@@ -148,13 +145,14 @@ class TorchCompiled:
     def _update(self, rows: Tensor, *masks: Tensor | None) -> Tensor:
         """One update on rows of the training split; waits for nothing (`StepGraph`)."""
         inputs, targets = (array.index_select(0, rows) for array in self._split())
-        self.module.zero_grad(set_to_none=True)
         loss, wrong = self._loss(inputs, targets, *masks)
-        torch.autograd.backward(loss)
-        gradients = [value.grad for value in self.module.parameters() if value.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
+        weights = list(self.module.parameters())
+        gradients = torch.autograd.grad(loss, weights, materialize_grads=True)
+        for weight, gradient in zip(weights, gradients, strict=True):
+            weight.grad = gradient
+        norm = torch.linalg.vector_norm(torch.cat([part.reshape(-1) for part in gradients]))
         if self._clip:
-            torch.nn.utils.clip_grads_with_norm_(self.module.parameters(), self._clip, norm)
+            torch.nn.utils.clip_grads_with_norm_(weights, self._clip, norm)
         self._adam().step()
         return torch.stack([loss.detach(), wrong.to(loss.dtype), norm.to(loss.dtype)])
 
