@@ -93,6 +93,13 @@ class Backend(Protocol):
         """The names `compile` takes for `device` on this machine, the default first."""
         ...
 
+    def fused(self) -> dict[str, str]:
+        """What the fused core of each of `devices()` is written in; `none`, with why, if it is not.
+
+        It covers the models of `fwcore.fused.uncovered`, and there not every number type.
+        """
+        ...
+
     def memory_bytes(self, device: str) -> int:
         """Bytes of memory that a device has in all."""
         ...

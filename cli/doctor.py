@@ -23,6 +23,7 @@ def report() -> dict[str, Any]:
                 "ready": True,
                 **backend.versions(),
                 "devices": backend.devices(),
+                "fused": backend.fused(),
                 "memory_gib": round(backend.memory_bytes("auto") / 2**30, 1),
             }
         except BackendError as error:
@@ -52,3 +53,5 @@ def doctor(as_json: options.AsJson = False, debug: options.Debug = False) -> Non
             continue
         devices = ", ".join(backend["devices"])
         print(f"{name:<6} {backend[name]}  devices: {devices}  memory {backend['memory_gib']} GiB")
+        for device, kernel in backend["fused"].items():
+            print(f"       fused core on {device}: {kernel}")

@@ -366,6 +366,7 @@ def test_doctor_tells_versions_devices_memory_and_precision():
     numpy = found["backends"]["numpy"]
     assert (numpy["ready"], numpy["devices"], numpy["numpy"]) == (True, ["cpu"], np.__version__)
     assert numpy["memory_gib"] > 0
+    assert numpy["fused"] == {"cpu": "none: the equations alone"}
     shown = good("doctor").out
     for word in ("python", "precision highest", "numpy", np.__version__, "cpu", "GiB"):
         assert word in shown

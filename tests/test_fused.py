@@ -216,6 +216,31 @@ def test_bfloat16_stays_with_the_equations() -> None:
     assert on.compile(spec, dtype="bfloat16").describe(2, 7)["kernel"] == "none"
 
 
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        ({"find_spec": lambda name: None}, "no C++ compiler when fwt was installed"),
+        ({"LEAST": ("AVX9",)}, "this processor has no AVX2"),
+    ],
+)
+def test_without_the_library_the_equations_run_and_it_is_said(
+    broken: dict[str, Any], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from backends.torch.fused import cpu
+
+    if "LEAST" in broken:
+        monkeypatch.setattr(cpu.platform, "machine", lambda: "x86_64")
+    for name, value in broken.items():
+        monkeypatch.setattr(cpu, name, value)
+    on, spec = engine("torch", "float32"), spec_of("fast-sum-final-boundary-S1-flat")
+    assert on.backend.fused()["cpu"].startswith("none: ")
+    assert reason in on.backend.fused()["cpu"]
+    assert on.compile(spec).describe(3, 11)["kernel"] == "none"
+    with pytest.raises(ConfigError) as caught:
+        on.compile(spec, memory="fused")
+    assert reason in str(caught.value)
+
+
 def test_a_given_start_state_is_obeyed() -> None:
     """The fused core begins at zero; a state handed over goes through the equations."""
     spec = spec_of("fast-sum-final-boundary-S1-flat")

@@ -9,6 +9,7 @@ import mlx.core as mx
 import psutil
 
 from backends.mlx.compiled import MlxCompiled
+from backends.mlx.fused import KERNEL
 from backends.mlx.ops import MlxOps
 from fwcore import model
 from fwcore.errors import BackendError
@@ -32,6 +33,10 @@ class MlxBackend:
     def devices(self) -> list[str]:
         """See `Backend.devices`: the GPU (Metal or CUDA) first if there is one, then the CPU."""
         return (["gpu"] if mx.is_available(mx.gpu) else []) + ["cpu"]
+
+    def fused(self) -> dict[str, str]:
+        """See `Backend.fused`."""
+        return {d: KERNEL if d == "cpu" else "none: not for this device" for d in self.devices()}
 
     def device(self, name: str) -> str:
         """A device's full name; `auto` means the first.

@@ -40,6 +40,10 @@ class NumpyBackend:
             raise BackendError(f"backend numpy: no device {name!r}; there are: cpu")
         return "cpu"
 
+    def fused(self) -> dict[str, str]:
+        """See `Backend.fused`."""
+        return {"cpu": "none: the equations alone"}
+
     def memory_bytes(self, device: str) -> int:
         """See `Backend.memory_bytes`."""
         return int(psutil.virtual_memory().total)

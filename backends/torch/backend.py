@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import psutil
 import torch
 
+from backends.torch import fused
 from backends.torch.compiled import TorchCompiled
 from backends.torch.ops import TorchOps
 from fwcore import model
@@ -32,6 +33,10 @@ class TorchBackend:
         """See `Backend.devices`: CUDA cards first, then the CPU, then MPS."""
         cards = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
         return cards + ["cpu"] + (["mps"] if torch.backends.mps.is_available() else [])
+
+    def fused(self) -> dict[str, str]:
+        """See `Backend.fused`."""
+        return {device: fused.kernel(torch.device(device)) for device in self.devices()}
 
     def device(self, name: str) -> str:
         """A device's full name: `auto`, `gpu` and `cuda` mean the first that fits.

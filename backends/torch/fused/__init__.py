@@ -29,14 +29,23 @@ def missing(core: CellSpec, ops: TorchOps) -> str | None:
     reason = fused.uncovered(core)
     if reason is not None:
         return reason
-    place = ops.device.type
-    if place not in KERNELS:
-        return f"there is none for device {place}"
     if ops.dtype not in cpu.NAMES:
         return f"there is none for dtype {str(ops.dtype).removeprefix('torch.')}"
-    if place == "cpu":
+    return _missing_on(ops.device)
+
+
+def _missing_on(device: torch.device) -> str | None:
+    if device.type not in KERNELS:
+        return f"there is none for device {device.type}"
+    if device.type == "cpu":
         return cpu.missing()
     return None if find_spec("triton") else "Triton is not installed"
+
+
+def kernel(device: torch.device) -> str:
+    """What the fused core of a device is written in, or `none` and why."""
+    reason = _missing_on(device)
+    return KERNELS[device.type] if reason is None else f"none: {reason}"
 
 
 @lru_cache(maxsize=64)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 LIBRARY = "backends.torch.fused._kernel"
 LANE_BYTES = 32  # BYTES of kernel.cpp
+LEAST = ("AVX2", "AVX512")  # what torch calls the processors that x86-64-v3 code runs on
 NAMES = {torch.float32: "float32", torch.float64: "float64"}
 SMALL = 4_000_000  # products; with fewer, a second thread costs more than it saves
 
@@ -36,7 +37,7 @@ def missing() -> str | None:
     if find_spec(LIBRARY) is None:
         return "it was not built (no C++ compiler when fwt was installed)"
     x86 = platform.machine().lower() in ("x86_64", "amd64")
-    if x86 and torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
+    if x86 and torch.backends.cpu.get_cpu_capability() not in LEAST:
         return "this processor has no AVX2"
     return None
 
