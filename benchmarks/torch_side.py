@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from backends.contract import Backend
 from backends.torch.backend import TorchBackend
+from backends.torch.denormals import flushed
 from backends.torch.graph import CudaRecorder, Recorder, StepGraph
 from benchmarks import machine
 from benchmarks.naive_torch import Naive
@@ -195,7 +196,8 @@ class TorchSide:
 
         def train() -> Tensor:
             if graph is None:
-                return update(self.native(rows))
+                with flushed():  # as in a step of ours
+                    return update(self.native(rows))
             return graph(rows, TRAIN.lr, None)
 
         def gradients() -> dict[str, Array]:

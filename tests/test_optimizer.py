@@ -184,6 +184,36 @@ def test_a_compiled_step_goes_on_from_loaded_weights_and_moments() -> None:
         }
 
 
+def test_torch_flushes_vanishing_numbers_in_a_step_and_nowhere_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They cost a hundred times the work; but the caller's own numbers are not ours to change."""
+    import torch
+
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor cannot flush denormal numbers")
+    torch.set_flush_denormal(False)
+    made = engine("torch", "float32").compile(SPEC, PARAMS)
+    made.begin_training(TrainSpec(steps=1), DATA)
+    seen: list[float] = []
+    update = made._update
+
+    def looking(*args: Any) -> Any:
+        seen.append((torch.tensor([1e-30]) * 1e-10).item())
+        return update(*args)
+
+    monkeypatch.setattr(made, "_update", looking)
+    made.train_step(rows_of(0), 1e-3, None)
+    assert seen == [0.0]
+    assert 5e-324 * float(len(seen)) > 0, "flushing ends with the step"
+    torch.set_flush_denormal(True)
+    try:
+        made.train_step(rows_of(0), 1e-3, None)
+        assert 5e-324 * float(len(seen)) == 0, "a caller who flushes goes on flushing"
+    finally:
+        torch.set_flush_denormal(False)
+
+
 @pytest.mark.usefixtures("eager")
 def test_moments_begin_at_0_and_come_back_as_they_went_in(training_engine: Engine) -> None:
     made = training_engine.compile(SPEC, PARAMS)

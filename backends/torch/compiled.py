@@ -13,6 +13,7 @@ from torch.nn import functional
 from backends.contract import Stream
 from backends.torch import fused
 from backends.torch.adam import Adam
+from backends.torch.denormals import flushed
 from backends.torch.fused.stream import FusedStream
 from backends.torch.graph import CudaRecorder, StepGraph
 from backends.torch.module import Network
@@ -140,7 +141,8 @@ class TorchCompiled:
         for group in self._adam().param_groups:
             group["lr"] = lr
         masks = [None if mask is None else self._tensor(mask) for mask in dropout or (None, None)]
-        return self._update(self._tensor(rows), *masks)
+        with flushed():
+            return self._update(self._tensor(rows), *masks)
 
     def _update(self, rows: Tensor, *masks: Tensor | None) -> Tensor:
         """One update on rows of the training split; waits for nothing (`StepGraph`)."""

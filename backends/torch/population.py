@@ -12,6 +12,7 @@ from torch import Tensor
 
 from backends.contract import Backend
 from backends.torch import fused
+from backends.torch.denormals import flushed
 from backends.torch.graph import CudaRecorder, StepGraph
 from fwcore import model
 from fwcore.batches import Dropout, Split
@@ -150,7 +151,8 @@ class TorchPopulation:
         if self._graph is not None:
             return self._graph(rows, 0.0, dropout)  # the members' rates are in their place already
         masks = [None if mask is None else self._tensor(mask) for mask in dropout or (None, None)]
-        return self._update(self._tensor(rows), *masks)
+        with flushed():
+            return self._update(self._tensor(rows), *masks)
 
     def _update(self, rows: Tensor, *masks: Tensor | None) -> Tensor:
         """One update on rows of the training split; waits for nothing (`StepGraph`)."""
