@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -182,6 +185,28 @@ def test_a_compiled_step_goes_on_from_loaded_weights_and_moments() -> None:
         assert {n: a.tobytes() for n, a in wanted.items()} == {
             n: a.tobytes() for n, a in got.items()
         }
+
+
+WORKERS = """
+import torch, backends
+backends.load("torch")
+print(int((torch.full((1 << 20,), 1e-30) * 1e-10 == 0).sum()), 5e-324 * float(torch.ones(())) > 0)
+"""
+
+
+def test_the_workers_of_torch_flush_too() -> None:
+    """A step's long products run on them; they keep for good what holds when they start."""
+    import torch
+
+    if not torch.set_flush_denormal(False):
+        pytest.skip("this processor cannot flush denormal numbers")
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    done = subprocess.run(
+        [sys.executable, "-c", WORKERS], env=environment, capture_output=True, text=True, check=True
+    )
+    zeros, python_is_as_it_was = done.stdout.split()
+    assert 0 < int(zeros) < 1 << 20, "the worker's half and not the caller's"
+    assert python_is_as_it_was == "True"
 
 
 def test_torch_flushes_vanishing_numbers_in_a_step_and_nowhere_else(
