@@ -297,7 +297,7 @@ def test_kernels_compile_for_a_gpu_that_is_not_here(
 
     from backends.torch.fused import cuda
 
-    kernel = getattr(cuda, f"_{direction}_kernel")
+    kernel = getattr(cuda, f"{direction}_kernel")
     options = {
         "epsilon": 1e-5,
         "slow": 2,

@@ -26,7 +26,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
@@ -44,13 +44,13 @@ def _kernel(device: torch.device) -> ModuleType:
 
 NAMESPACE = "fwt"
 FORWARD, BACKWARD = f"{NAMESPACE}::fast_weights", f"{NAMESPACE}::fast_weights_backward"
-torch.library.define(
+library.define(
     FORWARD,
     "(Tensor z, Tensor w, Tensor which, Tensor stores, bool wipe, int inner, bool norm, "
     "Tensor gain, Tensor bias, float epsilon, Tensor decay, Tensor rate, int chunk) "
     "-> (Tensor out, Tensor[] kept)",
 )
-torch.library.define(
+library.define(
     BACKWARD,
     "(Tensor grad_out, Tensor out, Tensor[] kept, Tensor w, Tensor which, Tensor stores, "
     "bool wipe, int inner, bool norm, Tensor gain, Tensor bias, Tensor decay, Tensor rate, "
@@ -60,7 +60,7 @@ fast_weights = torch.ops.fwt.fast_weights.default
 fast_weights_backward = torch.ops.fwt.fast_weights_backward.default
 
 
-@torch.library.impl(FORWARD, ("cpu", "cuda"))
+@library.impl(FORWARD, ("cpu", "cuda"))
 def _forward(z: Tensor, *given: Any) -> tuple[Tensor, list[Tensor]]:
     out, *kept = _kernel(z.device).forward(z, *given)
     return out, kept
@@ -71,7 +71,7 @@ def _fake_forward(z: Tensor, *given: Any) -> tuple[Tensor, list[Tensor]]:
     return out, kept
 
 
-@torch.library.impl(BACKWARD, ("cpu", "cuda"))
+@library.impl(BACKWARD, ("cpu", "cuda"))
 def _backward(grad_out: Tensor, out: Tensor, kept: list[Tensor], *given: Any) -> tuple[Tensor, ...]:
     """Gradients of z, of gain and bias (P, R), and of decay and rate (P,)."""
     dz, *rest = _kernel(out.device).backward(grad_out, out, *kept, *given)
@@ -146,9 +146,9 @@ def _mapped(info: Any, batched: tuple[Any, ...], *given: Any) -> Any:
     return (result[0], result[1:]), (0, [0] * len(kept))
 
 
-torch.library.register_fake(FORWARD, _fake_forward)
-torch.library.register_fake(BACKWARD, _fake_backward)
-torch.library.register_vmap(FORWARD, _mapped)
-# `torch.library.register_autograd` does the same for three times the overhead of a call
-_LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")  # type: ignore[no-untyped-call]
+library.register_fake(FORWARD, _fake_forward)
+library.register_fake(BACKWARD, _fake_backward)
+library.register_vmap(FORWARD, _mapped)
+# `library.register_autograd` does the same for three times the overhead of a call
+_LIBRARY = library.Library(NAMESPACE, "FRAGMENT")  # type: ignore[no-untyped-call]
 _LIBRARY.impl("fast_weights", _autograd, "Autograd")  # type: ignore[no-untyped-call]
