@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from backends.contract import Stream
-from backends.torch import fused
+from backends.torch import fused, native
 from backends.torch.adam import Adam
 from backends.torch.denormals import flushed
 from backends.torch.fused.stream import FusedStream
 from backends.torch.graph import CudaRecorder, StepGraph
-from backends.torch.module import Network
+from backends.torch.module import Network, time_loop
 from backends.torch.ops import TorchOps
 from fwcore import model
 from fwcore.batches import Dropout, Split
@@ -63,7 +63,7 @@ class TorchCompiled:
         start = {name: self._tensor(array) for name, array in (given or {}).items()}
         form = "auto" if self._memory == "fused" and start else self._memory
         chosen = model.memory_plan(self.spec, form, x.shape[0], x.shape[1])
-        run = fused.unroll if form == "fused" else model.unroll
+        run = time_loop(self.spec.core, self._ops, form)
         with torch.no_grad():
             outputs, state = run(
                 self._ops, self.spec, self.module.weights(), self._tensor(x), chosen, start, first
@@ -205,6 +205,11 @@ class TorchCompiled:
         if self._graph is not None:
             self._graph.reset()  # these are other arrays
 
+    def _kernel(self, form: str) -> str:
+        if form == "fused":
+            return fused.KERNELS[self._ops.device.type]
+        return native.KERNEL if native.covers(self.spec.core, self._ops) else "none"
+
     def describe(self, batch: int, steps: int) -> dict[str, Any]:
         """See `Compiled.describe`."""
         chosen = model.memory_plan(self.spec, self._memory, batch, steps)
@@ -214,7 +219,7 @@ class TorchCompiled:
             "dtype": str(self._ops.dtype).removeprefix("torch."),
             "memory": chosen.form if self.spec.core.memory_reads else "none",
             "chunk": chosen.chunk,
-            "kernel": fused.KERNELS[self._ops.device.type] if chosen.form == "fused" else "none",
+            "kernel": self._kernel(chosen.form),
             "step": ("one CUDA graph" if self._ops.device.type == "cuda" else "eager")
             + ", fused Adam",
         }

@@ -7,11 +7,19 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from backends.torch import fused
+from backends.torch import fused, native
 from backends.torch.ops import TorchOps
 from fwcore import model
+from fwcore.cells.base import CellSpec
 from fwcore.ops import NumpyArray
 from fwcore.spec import ModelSpec
+
+
+def time_loop(core: CellSpec, ops: TorchOps, memory: str) -> model.Unroll:
+    """The time loop of a core: the fused one, the framework's own, or the equations."""
+    if memory == "fused":
+        return fused.unroll
+    return native.unroll if native.covers(core, ops) else model.unroll
 
 
 class Network(torch.nn.Module):
@@ -49,6 +57,6 @@ class Network(torch.nn.Module):
         """Class scores (B, classes); masks as in `fwcore.model.Masks`."""
         masks = model.Masks(input_mask, hidden_mask)
         weights = self.weights()
-        run = fused.unroll if self.memory == "fused" else model.unroll
+        run = time_loop(self.spec.core, self.ops, self.memory)
         scores: Tensor = model.logits(self.ops, self.spec, weights, inputs, masks, self.memory, run)
         return scores
