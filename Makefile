@@ -35,8 +35,8 @@ results: $(READY)
 
 # What a step costs beside the frameworks' own layers, on the CPU: leave the machine alone meanwhile.
 bench: $(READY)
-	$(BIN)/fwt bench --backend torch --device cpu --growth --loop --out benchmarks/results/bench-torch-cpu.json --plot benchmarks/results
-	$(BIN)/fwt bench --backend mlx --device cpu --loop --out benchmarks/results/bench-mlx-cpu.json --plot benchmarks/results
+	$(BIN)/fwt bench --backend torch --device cpu --growth --loop --population --out benchmarks/results/bench-torch-cpu.json --plot benchmarks/results
+	$(BIN)/fwt bench --backend mlx --device cpu --loop --population --out benchmarks/results/bench-mlx-cpu.json --plot benchmarks/results
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -133,3 +133,10 @@ def show(result: dict[str, Any]) -> None:
             f"{told['bare_examples_per_s']:,.0f}: ratio {told['ratio']:.3f} (n={told['n']})",
             highlight=False,
         )
+    if result["population"]:
+        told = result["population"]
+        out.print(
+            f"{told['members']} models at once {told['times']['together']['median_ms']:.2f} ms a "
+            f"step: {told['to_in_turn']:.2f} x one after another, {told['to_one']:.2f} x one alone",
+            highlight=False,
+        )

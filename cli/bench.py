@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -43,13 +44,16 @@ def bench(
         int | None, typer.Option(min=1, help="Threads of PyTorch; default: its own choice.")
     ] = None,
     grid: Annotated[
-        bool, typer.Option("--grid/--no-grid", help="Without it only --growth and --loop run.")
+        bool, typer.Option("--grid/--no-grid", help="Without it only the rest is run.")
     ] = True,
     growth: Annotated[
         bool, typer.Option("--growth", help="Also time and memory from T = 250 to 4000.")
     ] = False,
     loop: Annotated[
         bool, typer.Option("--loop", help="Also the training loop against the bare step.")
+    ] = False,
+    population: Annotated[
+        bool, typer.Option("--population", help="Also 16 models at once against one by one.")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Write the result as JSON.")] = None,
     plot: Annotated[
@@ -78,7 +82,12 @@ def bench(
         able = " or ".join(backends.TRAINING_ORDER)
         raise BackendError(f"backend {loaded.name}: it cannot train; use --backend {able}")
     side = framework(loaded, device, threads)
-    result = _run(side, shapes, chosen, growth, loop, out, quiet)
+    extras = [
+        name
+        for name, wanted in (("growth", growth), ("loop", loop), ("population", population))
+        if wanted
+    ]
+    result = _run(side, shapes, chosen, extras, out, quiet)
     if plot is not None:
         _plot(result, plot)
     if as_json:
@@ -140,15 +149,12 @@ def _run(
     side: Framework,
     shapes: list[Shape],
     chosen: Options,
-    growth: bool,
-    loop: bool,
+    extras: list[str],
     out: Path | None,
     quiet: bool,
 ) -> dict[str, Any]:
     """Measure all of it; the file is written after every shape, so that little is ever lost."""
-    from benchmarks import growth as lengths
-    from benchmarks import loop as loops
-    from benchmarks import suite
+    from benchmarks import growth, loop, population, suite
 
     def tell(text: str) -> None:
         if not quiet:
@@ -164,12 +170,14 @@ def _run(
         for shape in {(one.size, one.inner): one for one in reversed(shapes)}.values():
             result["rows"] += suite.stream_rows(side, shape, chosen, ceilings, tell)
             _write(out, result)
-    if growth:
-        result["growth"] = lengths.growth(side, chosen, ceilings, tell, lengths.LENGTHS)
-        _write(out, result)
-    if loop:
-        tell(f"{side.backend.name}: training loop")
-        result["loop"] = loops.loop(side, loops.Extent())
+    measured: dict[str, Callable[[], dict[str, Any]]] = {
+        "growth": lambda: growth.growth(side, chosen, ceilings, tell, growth.LENGTHS),
+        "loop": lambda: loop.loop(side, loop.Extent()),
+        "population": lambda: population.population(side, population.Extent()),
+    }
+    for name in extras:
+        tell(f"{side.backend.name}: {name}")
+        result[name] = measured[name]()
         _write(out, result)
     return result
 
@@ -203,6 +211,7 @@ def _header(side: Framework, shapes: list[Shape], chosen: Options, ceilings: Any
         "rows": [],
         "growth": None,
         "loop": None,
+        "population": None,
     }
 
 

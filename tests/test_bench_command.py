@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import growth, loop, roofline, suite, timing
+from benchmarks import growth, loop, population, roofline, suite, timing
 from benchmarks.shapes import Shape
 from benchmarks.subjects import SUBJECTS
+from fwcore.errors import CheckFailed
 from tests.cli_tools import Done, clean_environment, good, refused
 from tests.conftest import need
 from tests.test_bench import CEILINGS, NUMBERS, QUICK, TINY, TRAINING, options, quiet, side_of
@@ -24,7 +25,7 @@ def _clean(monkeypatch):
 
 # --- the command --------------------------------------------------------------------------
 
-TOP = {"environment", "settings", "tolerances", "ceilings", "rows", "growth", "loop"}
+TOP = {"environment", "settings", "tolerances", "ceilings", "rows", "growth", "loop", "population"}
 PLACE = {
     "fwt", "commit", "python", "numpy", "platform", "processor", "argv", "started", "backend",
     "version", "device", "device_name", "threads", "treatment", "dtype", "precision",
@@ -141,7 +142,9 @@ def test_growth_and_loop_are_told_without_a_grid(tmp_path, monkeypatch, eager):
     need("mlx")
     monkeypatch.setattr(growth, "LENGTHS", (TINY, TINY._replace(steps=6)))
     monkeypatch.setattr(loop, "Extent", partial(loop.Extent, 1, 1, 2, 256))
-    arguments = ("--no-grid", "--growth", "--loop", "--backend", "mlx", *QUICK[2:])
+    monkeypatch.setattr(population, "Extent", partial(population.Extent, 2, 1, 256))
+    extras = ("--growth", "--loop", "--population")
+    arguments = ("--no-grid", *extras, "--backend", "mlx", *QUICK[2:])
     out = tmp_path / "b.json"
     shown = good("bench", *arguments, "--out", out).out
     result = json.loads(out.read_text())
@@ -150,6 +153,8 @@ def test_growth_and_loop_are_told_without_a_grid(tmp_path, monkeypatch, eager):
     assert result["loop"]["n"] == 1
     assert "lstm memory grows as T^" in shown
     assert "training loop" in shown
+    assert result["population"]["members"] == 2
+    assert "2 models at once" in shown
 
 
 @pytest.mark.parametrize("training", TRAINING)
@@ -159,6 +164,30 @@ def test_the_loop_is_set_against_the_bare_step(training, eager):
     rates = found["loop_examples_per_s"], found["bare_examples_per_s"]
     assert found["ratio"] == pytest.approx(rates[0] / rates[1])
     assert min(rates) > 0
+
+
+@pytest.mark.parametrize("training", TRAINING)
+def test_a_population_is_set_against_its_models_one_after_another(training, eager):
+    extent = population.Extent(members=3, rounds=2, examples=256)
+    found = population.population(side_of(training), extent)
+    medians = {name: one["median_ms"] for name, one in found["times"].items()}
+    assert found["to_in_turn"] == pytest.approx(medians["together"] / medians["in turn"])
+    assert found["to_one"] == pytest.approx(medians["together"] / medians["one"])
+    assert {one["n"] for one in found["times"].values()} == {2}
+
+
+def test_a_population_that_learns_something_else_gets_no_number(monkeypatch, eager):
+    right = population._alone
+    monkeypatch.setattr(
+        population,
+        "_alone",
+        lambda side, spec, first, *rest: right(
+            side, spec, {name: array + 0.1 for name, array in first.items()}, *rest
+        ),
+    )
+    extent = population.Extent(members=2, rounds=1, examples=256)
+    with pytest.raises(CheckFailed, match="losses of update 0 differ"):
+        population.population(side_of("torch"), extent)
 
 
 @pytest.mark.parametrize(
