@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli import bench, convert, data, doctor, evaluate, failure, listing, train, verify
+from cli import bench, convert, data, doctor, evaluate, failure, listing, predict, train, verify
 
 app = typer.Typer(
     name="fwt",
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
+app.command("predict")(predict.predict)
 app.command("verify")(verify.verify)
 app.command("convert")(convert.convert)
 app.command("bench")(bench.bench)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from fwcore.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
-    from tasks.base import Task, TaskSpec
+    from tasks.base import Reader, Task, TaskSpec
 
-# name -> module; each module has `Spec` (a TaskSpec) and `load(spec, data_dir) -> Task`
+# name -> module; each module has `Spec` (a TaskSpec), `load(spec, data_dir) -> Task` and
+# `reader(spec) -> Reader`
 TASKS: dict[str, str] = {
     "retrieval": "tasks.retrieval",
     "mnist-glimpse": "tasks.mnist_glimpse",
@@ -47,3 +48,9 @@ def load(spec: TaskSpec, data_dir: Path | None = None) -> Task:
     """
     task: Task = _module(spec.kind, "task").load(spec, data_dir)
     return task
+
+
+def reader(spec: TaskSpec) -> Reader:
+    """What the task makes of one example; no data is looked for."""
+    made: Reader = _module(spec.kind, "task").reader(spec)
+    return made

@@ -63,6 +63,19 @@ class Control:
     integrate: tuple[int, ...]
 
 
+class Reader(Protocol):
+    """What a task makes of one example, without any data at hand."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What the classes 0, 1, ... are called."""
+        ...
+
+    def parse(self, text: str) -> Array:
+        """See `Task.parse`."""
+        ...
+
+
 class Task(Protocol):
     """A task with its data at hand."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,8 +12,8 @@ from pydantic import field_validator
 
 from fwcore.errors import ConfigError, DataError, nearest
 from tasks.base import Control, Shape, Split, TaskSpec, check_split
-from tasks.datasets import AUTO, FULL, NAMES, Images, images
-from tasks.glimpses import FEATURES, IMAGE, POLICIES, assemble, cut, policy_named
+from tasks.datasets import AUTO, FULL, NAMES, SOURCES, Images, images
+from tasks.glimpses import FEATURES, IMAGE, POLICIES, Policy, assemble, cut, policy_named
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -155,6 +156,23 @@ class MnistGlimpse:
             ConfigError: the path ends otherwise, or Pillow is not there for a .png.
             DataError: the file is missing, damaged or no such image.
         """
+        return GlimpseReader(self._policy, self._data.source.classes).parse(text)
+
+
+@dataclass(frozen=True)
+class GlimpseReader:
+    """Images in files of their own, and the classes that answer them.
+
+    Attributes:
+        policy: which glimpses are cut.
+        classes: what the classes are called.
+    """
+
+    policy: Policy
+    classes: tuple[str, ...]
+
+    def parse(self, text: str) -> Array:
+        """See `MnistGlimpse.parse`."""
         path = Path(text.strip()).expanduser()
         readers = {".npy": _read_npy, ".png": _read_png}
         if path.suffix.lower() not in readers:
@@ -169,7 +187,7 @@ class MnistGlimpse:
                 f"shape={picture.shape}; scale it to {IMAGE}x{IMAGE} pixels"
             )
         try:
-            return np.asarray(cut(picture[None], self._policy)[0])
+            return np.asarray(cut(picture[None], self.policy)[0])
         except ConfigError as error:
             raise DataError(f"{path}: {error}") from error
 
@@ -220,3 +238,9 @@ def load(spec: Spec, data_dir: Path | None = None) -> MnistGlimpse:
     """
     data = images(spec.dataset, data_dir)
     return MnistGlimpse(spec.model_copy(update={"dataset": data.source.name}), data)
+
+
+def reader(spec: Spec) -> GlimpseReader:
+    """What the task makes of one image; `auto` is a set of digits wherever it comes from."""
+    source = SOURCES[FULL if spec.dataset == AUTO else spec.dataset]
+    return GlimpseReader(policy_named(spec.policy), source.classes)

@@ -156,6 +156,19 @@ class Retrieval:
             ConfigError: wrong length, a symbol out of place or unknown, a repeated letter,
                 or a query that is none of the letters; positions count from 1.
         """
+        return RetrievalReader().parse(text)
+
+
+class RetrievalReader:
+    """Strings typed by hand, and the digits that answer them."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The ten digits."""
+        return tuple(DIGITS)
+
+    def parse(self, text: str) -> Array:
+        """See `Retrieval.parse`."""
         symbols = text.strip()
         _check_layout(symbols)
         _check_letters(symbols)
@@ -206,3 +219,8 @@ def _check_letters(symbols: str) -> None:
 def load(spec: Spec, data_dir: Path | None = None) -> Retrieval:
     """The retrieval task of `spec`; its strings are generated, so `data_dir` is not looked at."""
     return Retrieval(spec)
+
+
+def reader(spec: Spec) -> RetrievalReader:
+    """What the task makes of one string."""
+    return RetrievalReader()
