@@ -35,21 +35,31 @@ def installed(name: str) -> bool:
         return False
 
 
+def named(name: str) -> str:
+    """A backend's own name; `auto` is the first of `TRAINING_ORDER` that is installed.
+
+    Raises:
+        ConfigError: an unknown name.
+    """
+    if name == "auto":
+        return next((known for known in TRAINING_ORDER if installed(known)), "torch")
+    if name not in BACKENDS:
+        raise ConfigError(f"backend: unknown name {name!r} ({nearest(name, BACKENDS)})")
+    return name
+
+
 def load(name: str, precision: str = "highest") -> Backend:
     """A backend by name.
 
     Args:
-        name: a key of `BACKENDS`, or `auto`: the first of `TRAINING_ORDER` that is installed.
+        name: a key of `BACKENDS`, or `auto`; see `named`.
         precision: `highest` or `tf32`, see `TrainSpec.precision`. It holds for the process.
 
     Raises:
         ConfigError: an unknown name.
         BackendError: the package is missing or does not start, and what to install.
     """
-    if name == "auto":
-        name = next((known for known in TRAINING_ORDER if installed(known)), "torch")
-    if name not in BACKENDS:
-        raise ConfigError(f"backend: unknown name {name!r} ({nearest(name, BACKENDS)})")
+    name = named(name)
     module, package, install = BACKENDS[name]
     if not installed(name):
         raise BackendError(f"backend {name}: package {package!r} is not installed; {install}")

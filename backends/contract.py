@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from fwcore.spec import ModelSpec
+from fwcore.trace import Trace
 from fwcore.train import Lockstep, Trainable
 
 NumpyArray = np.ndarray[Any, np.dtype[Any]]
@@ -54,6 +55,30 @@ class Compiled(Trainable, Protocol):
 
         Returns:
             All outputs (B, T, R) and the arrays of the final state by name.
+        """
+        ...
+
+    def trace(self, inputs: NumpyArray) -> Trace:
+        """The forward pass of (B, T) or (B, T, I) with all that it read on the way.
+
+        It runs the equations in the attention form, whatever the model runs otherwise.
+        """
+        ...
+
+    def pulled(self, inputs: NumpyArray, outputs: NumpyArray, scores: NumpyArray) -> NumpyArray:
+        """Gradients pulled back to the hidden states, by every way they act, see `fwcore.flow`.
+
+        Args:
+            inputs: int (B, T) or (B, T, features).
+            outputs: the gradient of a number for the outputs, (T, B, R).
+            scores: its gradient for the class scores, (B, classes).
+
+        Returns:
+            Its gradient for h(t) of every step, (T, B, R).
+
+        Raises:
+            BackendError: the backend has no autodiff.
+            ConfigError: the core is not recurrent.
         """
         ...
 

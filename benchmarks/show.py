@@ -34,7 +34,7 @@ def form_of(row: Row) -> str:
     memory, kernel = row["memory"], row["kernel"]
     if memory in (None, "none"):
         return ""
-    return str(memory) if kernel in (None, "none") else f"{memory} ({kernel})"
+    return str(memory) if str(kernel or "none").startswith("none") else f"{memory} ({kernel})"
 
 
 def number(value: float | None, form: str = ".3g") -> str:

@@ -7,7 +7,22 @@ from typing import Annotated
 
 import typer
 
-from cli import bench, convert, data, doctor, evaluate, failure, listing, predict, train, verify
+from cli import (
+    associator,
+    bench,
+    convert,
+    data,
+    doctor,
+    evaluate,
+    failure,
+    gradients,
+    inspect,
+    listing,
+    predict,
+    sweep,
+    train,
+    verify,
+)
 
 app = typer.Typer(
     name="fwt",
@@ -21,6 +36,10 @@ app = typer.Typer(
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command("predict")(predict.predict)
+app.command("inspect")(inspect.inspect)
+app.command("gradients")(gradients.gradients)
+app.command("associator")(associator.associator)
+app.command("sweep")(sweep.sweep)
 app.command("verify")(verify.verify)
 app.command("convert")(convert.convert)
 app.command("bench")(bench.bench)

@@ -14,6 +14,15 @@ BACKENDS = "auto, torch, mlx or numpy"
 Backend = Annotated[
     str, typer.Option("--backend", "-b", envvar="FWT_BACKEND", help=f"Framework: {BACKENDS}.")
 ]
+ReadBackend = Annotated[
+    str,
+    typer.Option(
+        "--backend",
+        "-b",
+        envvar="FWT_BACKEND",
+        help=f"Framework: {BACKENDS}; numpy starts fastest.",
+    ),
+]
 Device = Annotated[
     str,
     typer.Option(envvar="FWT_DEVICE", help="auto, cpu, gpu, cuda, cuda:N or mps; see fwt doctor."),

@@ -13,7 +13,7 @@ from typing import Any
 from backends.contract import compile_population
 from cli import running
 from cli.resolve import layer
-from cli.running import Job, Place, Session
+from cli.running import Job, Place, Ready, Session
 from cli.screen import Screen
 from cli.signals import StopFlag
 from fwcore.errors import ConfigError, DivergedError
@@ -81,6 +81,41 @@ def _folders(members: Sequence[Member], out: Path | None, root: Path, name: str)
     return [RunFolder.create(path, each.job.spec) for path, each in made]
 
 
+def ready(jobs: Sequence[Job], place: Place) -> Ready:
+    """Backend, models and data of runs that are trained together; see `running.ready`."""
+    specs, job = [each.spec for each in jobs], jobs[0]
+    backend = running.trainer(job.spec, place, job.task, len(jobs))
+    data = running.splits(job)
+    made = compile_population(
+        backend,
+        [spec.model for spec in specs],
+        [running.first_weights(spec) for spec in specs],
+        device=place.device,
+        dtype=job.spec.train.dtype,
+        memory=place.memory,
+    )
+    facts = running.session_facts(job, backend, made)
+    return Ready(backend.name, made, data, facts, job.spec.train.total_steps(len(data.train)))
+
+
+def train_in(
+    folders: Sequence[RunFolder],
+    specs: Sequence[RunSpec],
+    given: Ready,
+    hooks: Hooks,
+    stop_after: int | None = None,
+) -> list[Outcome]:
+    """Train runs in their folders, which must be entered; see `fwcore.train.train_together`."""
+    with ExitStack() as stack:
+        logs = [stack.enter_context(Session(folder, dict(given.facts))) for folder in folders]
+        outcomes = train_together(given.model, specs, given.data, folders, hooks, stop_after)
+        for log, outcome in zip(logs, outcomes, strict=True):
+            log.reason = "done" if outcome else f"stopped after {stop_after} updates"
+            if isinstance(outcome, DivergedError):
+                log.failed(outcome)
+    return outcomes
+
+
 def run(
     members: Sequence[Member],
     place: Place,
@@ -97,35 +132,18 @@ def run(
         stop_after: see `fwcore.train.train`.
         quiet: show no progress.
     """
-    specs = [each.job.spec for each in members]
-    job, train = members[0].job, specs[0].train
-    backend = running.trainer(specs[0], place, job.task, len(members))
-    data = running.splits(job)
-    made = compile_population(
-        backend,
-        [spec.model for spec in specs],
-        [running.first_weights(spec) for spec in specs],
-        device=place.device,
-        dtype=train.dtype,
-        memory=place.memory,
-    )
-    facts = running.session_facts(job, backend, made)
-    total = train.total_steps(len(data.train))
-    folders = _folders(members, out, root, backend.name)
+    given = ready([each.job for each in members], place)
+    folders = _folders(members, out, root, given.backend)
     with ExitStack() as stack:
         for folder in folders:
             stack.enter_context(folder)
         stop = stack.enter_context(StopFlag())
-        screen = stack.enter_context(Screen(total, quiet))
-        logs = [stack.enter_context(Session(folder, dict(facts))) for folder in folders]
+        screen = stack.enter_context(Screen(given.total, quiet))
         hooks = Hooks(on_metrics=screen.show, stop_signal=stop.read)
-        outcomes = train_together(made, specs, data, folders, hooks, stop_after)
-        for log, outcome in zip(logs, outcomes, strict=True):
-            log.reason = "done" if outcome else f"stopped after {stop_after} updates"
-            if isinstance(outcome, DivergedError):
-                log.failed(outcome)
-    given = zip(members, folders, outcomes, strict=True)
-    return _summary(members, [_member(*each, facts, total) for each in given])
+        specs = [each.job.spec for each in members]
+        outcomes = train_in(folders, specs, given, hooks, stop_after)
+    ended = zip(members, folders, outcomes, strict=True)
+    return _summary(members, [_member(*each, given.facts, given.total) for each in ended])
 
 
 def _member(

@@ -29,12 +29,7 @@ def predict(
         Path | None, typer.Option("--file", "-f", help="Examples, one a line; - is stdin.")
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="Answers shown of each example.")] = 3,
-    backend: Annotated[
-        str,
-        typer.Option(
-            "--backend", "-b", envvar="FWT_BACKEND", help=f"Framework: {options.BACKENDS}."
-        ),
-    ] = "numpy",
+    backend: options.ReadBackend = "numpy",
     device: options.Device = "auto",
     memory: options.Memory = "auto",
     as_json: options.AsJson = False,
@@ -98,12 +93,12 @@ def _answers(model: Compiled, reader: Reader, given: list[str], top: int) -> lis
     """
     import numpy as np
 
+    from fwcore.compare import softmax
+
     inputs = [reader.parse(text) for text in given]
     found: dict[int, dict[str, Any]] = {}
     for numbers in _alike(inputs):
-        scores = model.forward(np.stack([inputs[n] for n in numbers])).astype(np.float64)
-        chances = np.exp(scores - scores.max(-1, keepdims=True))
-        chances /= chances.sum(-1, keepdims=True)
+        chances = softmax(model.forward(np.stack([inputs[n] for n in numbers])))
         for number, row in zip(numbers, chances, strict=True):
             best = np.argsort(-row, kind="stable")[:top]
             found[number] = {

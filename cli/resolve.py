@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import tasks
 from fwcore.cells import cells, presets
 from fwcore.errors import ConfigError, FileError, nearest
 from fwcore.spec import RunSpec
-from tasks.base import Control, Task
+from tasks.base import Control, Task, TaskSpec
 from tasks.recipe import default_model, merge, recipe
 
 CONTROLS = ("auto", "multi-level", "flat")
@@ -173,6 +173,7 @@ def resolve(
     flags: Mapping[str, Any],
     control: str | None,
     data_dir: Path | None,
+    load: Callable[[TaskSpec, Path | None], Task] = tasks.load,
 ) -> Resolved:
     """Merge all layers, load the task, and check the whole.
 
@@ -183,13 +184,15 @@ def resolve(
         flags: settings of FWT_* variables, flags and `--set`, merged in this order.
         control: `--control`, or None.
         data_dir: `--data-dir`.
+        load: what loads the task; one with a memory saves reading its data again.
 
     Raises:
-        ConfigError: an unknown name, key or value, with the nearest known one.
+        ConfigError: an unknown name, key or value, with the nearest known one; or a model and a
+            task that do not go together.
         DataError: the dataset asked for cannot be had.
     """
     options = merge(config.get("task", {}), flags.get("task", {})) | {"kind": task}
-    found = tasks.load(tasks.parse(options), data_dir)
+    found = load(tasks.parse(options), data_dir)
     name = _chosen_model(model, config, flags, task)
     kind = presets()[name]["kind"]
     below = {key: config[key] for key in config if key != "task"}
@@ -199,11 +202,11 @@ def resolve(
     size = given.get("model", {}).get("core", {}).get("size")
     label, settings = recipe(task, name, size if isinstance(size, int) else None)
     signal = control_fields(control or settings.get("control", "auto"), kind, found.control)
-    core = {**presets()[name], **settings["core"], **signal}
+    core = {**presets()[name], **settings["core"], **signal, **_length(kind, found)}
     base = {
         "recipe": label,
         "model": {
-            "encoder": _encoder(found),
+            "encoder": _encoder(found, name),
             "core": core,
             "head": {"classes": found.shape.classes},
         },
@@ -217,8 +220,25 @@ def resolve(
     return Resolved(spec, name_of(spec.model.core.json_data()), found)
 
 
-def _encoder(task: Task) -> dict[str, Any]:
-    """The encoder that fits a task's inputs."""
+def _length(kind: str, task: Task) -> dict[str, Any]:
+    """The task's number of time steps, for a cell that has weights for each of them."""
+    return {"steps": task.shape.steps} if "steps" in cells()[kind].Spec.model_fields else {}
+
+
+def _encoder(task: Task, name: str) -> dict[str, Any]:
+    """The encoder that fits a task's inputs and the model of that name.
+
+    Raises:
+        ConfigError: the model sees pictures, and the task has none.
+    """
+    if cells()[presets()[name]["kind"]].Spec.pictures:
+        if task.shape.symbols:
+            raise ConfigError(
+                f"--model: the model {name!r} expects a task of pictures, got "
+                f"task={task.spec.kind!r}, whose inputs are symbols; take --task mnist-glimpse or "
+                "another model"
+            )
+        return {"kind": "identity", "features": task.shape.features}
     if task.shape.symbols:
         return {"kind": "embedding", "symbols": task.shape.symbols}
     return {"kind": "linear", "features": task.shape.features}

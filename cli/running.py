@@ -20,6 +20,7 @@ from fwcore import estimate, model
 from fwcore.batches import BatchOrder
 from fwcore.cells import presets
 from fwcore.errors import BackendError, ConfigError, FileError, FwtError
+from fwcore.frozen import differences
 from fwcore.params import initialise
 from fwcore.runs import RunFolder, default_path
 from fwcore.spec import RunSpec
@@ -99,20 +100,6 @@ def reopened(
     return Job(spec, name_of(core.json_data()), task, folder)
 
 
-def differences(have: Mapping[str, Any], asked: Mapping[str, Any], at: str = "") -> list[str]:
-    """Where settings asked for differ from those a run has, one phrase each."""
-    faults = []
-    for key, value in asked.items():
-        name = f"{at}{key}"
-        if key not in have:
-            faults.append(f"{name}={value!r} is unknown to it")
-        elif isinstance(value, Mapping) and isinstance(have[key], Mapping):
-            faults += differences(have[key], value, f"{name}.")
-        elif have[key] != value:
-            faults.append(f"it has {name}={have[key]!r}, asked for {name}={value!r}")
-    return faults
-
-
 def print_spec(spec: RunSpec) -> None:
     """The resolved spec on stdout (`--dry-run`)."""
     print(json.dumps(spec.json_data(), indent=1))
@@ -171,6 +158,50 @@ def session_facts(job: Job, backend: Backend, made: Compiled | Population) -> di
     }
 
 
+@dataclass(frozen=True)
+class Ready:
+    """What one or several runs of one shape need before their folders are touched.
+
+    Attributes:
+        backend: the backend's name.
+        model: the model, or the population.
+        data: the task's splits.
+        facts: see `session_facts`.
+        total: updates of a run.
+    """
+
+    backend: str
+    model: Any
+    data: Data
+    facts: dict[str, Any]
+    total: int
+
+
+def ready(job: Job, place: Place) -> Ready:
+    """Backend, model and data of a run; see `trainer` and `splits` for what is refused."""
+    backend = trainer(job.spec, place, job.task)
+    data = splits(job)
+    made = backend.compile(
+        job.spec.model,
+        first_weights(job.spec),
+        device=place.device,
+        dtype=job.spec.train.dtype,
+        memory=place.memory,
+    )
+    facts = session_facts(job, backend, made)
+    return Ready(backend.name, made, data, facts, job.spec.train.total_steps(len(data.train)))
+
+
+def train_in(
+    folder: RunFolder, spec: RunSpec, given: Ready, hooks: Hooks, stop_after: int | None = None
+) -> dict[str, Any] | None:
+    """Train a run in its folder, which must be entered; see `fwcore.train.train`."""
+    with Session(folder, given.facts) as log:
+        result = train(given.model, spec, given.data, folder, hooks, stop_after)
+        log.reason = "done" if result else f"stopped after {stop_after} updates"
+    return result
+
+
 def run(
     job: Job, place: Place, out: Path | None, root: Path, stop_after: int | None, quiet: bool
 ) -> dict[str, Any]:
@@ -183,26 +214,15 @@ def run(
     """
     if job.folder is not None and (done := job.folder.read_json("DONE")) is not None:
         return summary(job, job.folder, _last_session(job.folder), {"done": True, **done})
-    backend = trainer(job.spec, place, job.task)
-    data = splits(job)
-    made = backend.compile(
-        job.spec.model,
-        first_weights(job.spec),
-        device=place.device,
-        dtype=job.spec.train.dtype,
-        memory=place.memory,
-    )
-    session = session_facts(job, backend, made)
-    total = job.spec.train.total_steps(len(data.train))
-    path = out or default_path(root, job.spec, job.name, backend.name)
+    given = ready(job, place)
+    path = out or default_path(root, job.spec, job.name, given.backend)
     folder = job.folder or RunFolder.create(path, job.spec)
-    shown = Screen(total, quiet, folder.latest_step() or 0)
-    with folder, StopFlag() as stop, shown as screen, Session(folder, session) as log:
+    shown = Screen(given.total, quiet, folder.latest_step() or 0)
+    with folder, StopFlag() as stop, shown as screen:
         hooks = Hooks(on_metrics=screen.show, stop_signal=stop.read)
-        result = train(made, job.spec, data, folder, hooks, stop_after)
-        log.reason = "done" if result else f"stopped after {stop_after} updates"
-    stopped = {"done": False, "step": folder.latest_step(), "steps": total}
-    return summary(job, folder, session, {"done": True, **result} if result else stopped)
+        result = train_in(folder, job.spec, given, hooks, stop_after)
+    stopped = {"done": False, "step": folder.latest_step(), "steps": given.total}
+    return summary(job, folder, given.facts, {"done": True, **result} if result else stopped)
 
 
 def published(job: Job) -> float | None:

@@ -51,7 +51,8 @@ def train(
     context: typer.Context,
     task: Annotated[str | None, flag("--task", "retrieval or mnist-glimpse.", "What")] = None,
     model: Annotated[
-        str | None, flag("--model", "fast-weights, rnn, irnn, lstm or gru.", "What", "-m")
+        str | None,
+        flag("--model", "fast-weights, rnn, irnn, lstm, gru, alstm or convnet.", "What", "-m"),
     ] = None,
     backend: options.Backend = "auto",
     size: Annotated[int | None, flag("--size", "R, hidden units.", "What", "-R")] = None,
@@ -66,7 +67,8 @@ def train(
         int | None, flag("--inner-steps", "S, reads of A in a time step.", "Model")
     ] = None,
     norm: Annotated[
-        str | None, flag("--norm", "sum, none, slow (fast-weights); none, layer (rest).", "Model")
+        str | None,
+        flag("--norm", "sum, none, slow (fast-weights); none, layer (rnn, lstm, gru).", "Model"),
     ] = None,
     control: Annotated[
         str | None, flag("--control", "auto, multi-level or flat fast memory.", "Model")

@@ -31,6 +31,13 @@ class Comparable(Protocol):
         ...
 
 
+def softmax(scores: Array) -> Array:
+    """Probabilities of the classes in float64: (..., classes) -> (..., classes)."""
+    shifted = scores.astype(np.float64) - scores.max(-1, keepdims=True)
+    parts: Array = np.exp(shifted)
+    return np.asarray(parts / parts.sum(-1, keepdims=True))
+
+
 def logits_of(model: Comparable, split: Split) -> Array:
     """Class scores of a whole split, (N, classes)."""
     parts = [

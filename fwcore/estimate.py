@@ -7,7 +7,6 @@ from fwcore.errors import ConfigError
 from fwcore.spec import ModelSpec, TrainSpec
 
 COPIES = 4  # weights, gradients and Adam's two moments
-KEPT_PER_STEP = 8  # arrays of the core's width that autodiff keeps per time step and inner step
 
 
 def training_bytes(spec: ModelSpec, train: TrainSpec, steps: int, memory: str) -> int:
@@ -16,11 +15,9 @@ def training_bytes(spec: ModelSpec, train: TrainSpec, steps: int, memory: str) -
     An estimate within a factor of about two; it is made to catch what cannot fit, not to plan.
     """
     width = 8 if train.dtype == "float64" else 4
-    batch, size = train.batch_size, spec.core.size
-    inputs = layers.encoder_outputs(spec.encoder)
+    batch, inputs = train.batch_size, layers.encoder_outputs(spec.encoder)
     weights = COPIES * params.count(model.parameters(spec))
-    inner = 1 + spec.core.memory_reads
-    activations = batch * steps * (inputs + KEPT_PER_STEP * inner * size)
+    activations = batch * steps * (inputs + spec.core.kept(inputs))
     fast = 0.0
     if spec.core.memory_reads:
         fast = model.memory_plan(spec, memory, batch, steps).bytes / 4

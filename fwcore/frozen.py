@@ -51,6 +51,20 @@ def digest_of(data: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
+def differences(have: Mapping[str, Any], asked: Mapping[str, Any], at: str = "") -> list[str]:
+    """Where settings asked for (JSON data) differ from those that are there, one phrase each."""
+    faults = []
+    for key, value in asked.items():
+        name = f"{at}{key}"
+        if key not in have:
+            faults.append(f"{name}={value!r} is unknown to it")
+        elif isinstance(value, Mapping) and isinstance(have[key], Mapping):
+            faults += differences(have[key], value, f"{name}.")
+        elif have[key] != value:
+            faults.append(f"it has {name}={have[key]!r}, asked for {name}={value!r}")
+    return faults
+
+
 def _fields_at(cls: type[pydantic.BaseModel], path: tuple[int | str, ...]) -> list[str]:
     """The field names of the model that `path` (without its last part) leads to.
 

@@ -11,6 +11,7 @@ import pydantic
 from fwcore import params
 from fwcore.cells.base import PositiveInt, Weights
 from fwcore.frozen import Frozen
+from fwcore.lookup import LookedUp
 from fwcore.ops import Array, Ops
 from fwcore.params import Param
 
@@ -99,11 +100,11 @@ def encoder_parameters(spec: EncoderSpec) -> list[Param]:
 
 
 def encode(ops: Ops, spec: EncoderSpec, p: Weights, x: Array) -> Array:
-    """The core's input: int (B, T) or (B, T, features) -> (B, T, I)."""
+    """The core's input: int (B, T) or (B, T, features) -> (B, T, I); symbols as `LookedUp`."""
     if isinstance(spec, EmbeddingSpec):
-        return ops.take(p["encoder.weight"], x)
+        return LookedUp(ops, p["encoder.weight"], x)
     if isinstance(spec, OneHotSpec):
-        return ops.take(ops.constant(np.eye(spec.symbols)), x)
+        return LookedUp(ops, ops.constant(np.eye(spec.symbols)), x)
     if isinstance(spec, LinearSpec):
         return ops.relu(x @ p["encoder.weight"].T + p["encoder.bias"])
     return x

@@ -53,13 +53,30 @@ def axes_in(param: Param, layout: str) -> str:
     return NATIVE_AXES[layout].get(param.axes, param.axes)
 
 
+def _places(order: str, wanted: str) -> tuple[int, ...]:
+    """Where the letters of `wanted` stand in `order`."""
+    return tuple(order.index(axis) for axis in wanted)
+
+
 def _permuted(array: Array, order: str, wanted: str) -> Array:
     """`array`, whose axes are the letters of `order`, with its axes in the order `wanted`."""
     if order == wanted:
         return array
     if array.ndim != len(order):
         return array  # the strict load names the wrong shape
-    return np.ascontiguousarray(array.transpose([order.index(axis) for axis in wanted]))
+    return np.ascontiguousarray(array.transpose(_places(order, wanted)))
+
+
+def turned(table: Sequence[Param], layout: str) -> dict[str, tuple[int, ...]]:
+    """The parameters whose axes a layout keeps in another order, by name.
+
+    Each with the axes of the layout's array in canonical order, as a `transpose` takes them.
+    """
+    return {
+        param.name: _places(axes_in(param, layout), param.axes)
+        for param in table
+        if axes_in(param, layout) != param.axes
+    }
 
 
 def permute_out(param: Param, array: Array, layout: str) -> Array:

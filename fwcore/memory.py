@@ -227,6 +227,11 @@ class HistoryMemory:
             return new
         return HistoryMemory(self.rates, self.chunk, border=new.matrix())
 
+    def shifted(self, delta: Array) -> HistoryMemory:
+        """The memory if the last state written were larger by delta (B, R)."""
+        *older, last = self.states
+        return replace(self, states=(*older, last + delta), _stacked=[])
+
     def matrix(self) -> Array | None:
         """See `Memory.matrix`."""
         result = None

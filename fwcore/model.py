@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from fwcore import layers
 from fwcore.cells import cell_of
 from fwcore.cells.base import Weights
+from fwcore.lookup import dense
 from fwcore.memory import Plan, plan
 from fwcore.ops import Array, Ops
 from fwcore.params import Param
@@ -71,7 +72,7 @@ def unroll(
     """The time loop, written once for all cells.
 
     Args:
-        x: the core's input, (B, T, I).
+        x: the core's input, (B, T, I); symbols may come as `fwcore.lookup.LookedUp`.
         memory: the form of the fast memory.
         given: arrays of the start state by name; zeros where None or left out.
         first: number of the first time step, where x continues an earlier call.
@@ -133,7 +134,7 @@ def logits(
     """
     x = layers.encode(ops, spec.encoder, p, inputs)
     if masks.inputs is not None:
-        x = x * masks.inputs[:, None, :]
+        x = dense(x) * masks.inputs[:, None, :]
     memory = memory_plan(spec, form, x.shape[0], x.shape[1])
     outputs, _ = run(ops, spec, p, x, memory)
     h = outputs[-1] if masks.hidden is None else outputs[-1] * masks.hidden

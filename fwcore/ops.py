@@ -1,8 +1,9 @@
 """The operations contract: all that a model's equations ask of a framework.
 
 Letters: B batch, T time, I input size, R hidden size, S inner steps. Arrays themselves bring
-`+ - * / @`, comparison, slicing, `None` indexing, `.reshape`, `.shape` and, for two axes, `.T`.
-A function stands here only if several cells need it or no combination of the others says it.
+`+ - * / @`, `**` with a number, comparison, slicing, `None` indexing, `.reshape`, `.shape` and, for
+two axes, `.T`. A function stands here only if several cells need it or no combination of the others
+says it.
 """
 
 from __future__ import annotations

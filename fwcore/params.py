@@ -38,8 +38,8 @@ class Param:
         name: canonical dotted name, e.g. `core.w`; the same in files and on every backend.
         shape: canonical shape.
         axes: one letter an axis, in canonical order: O output, I input, H and W of a
-            convolution's kernel, U a unit; "" for a single number. A backend that keeps another
-            order permutes by these letters, never by looking at a shape.
+            convolution's kernel, U a unit, T a time step; "" for a single number. A backend that
+            keeps another order permutes by these letters, never by looking at a shape.
         init: the first value, from the stream keyed (seed, "weights", name).
     """
 

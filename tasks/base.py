@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -63,6 +63,18 @@ class Control:
     integrate: tuple[int, ...]
 
 
+class Pictures(NamedTuple):
+    """An input as pictures, all in [0, 1].
+
+    Attributes:
+        whole: the image, (H, W).
+        views: what each time step shows of it, (T, h, w).
+    """
+
+    whole: Array
+    views: Array
+
+
 class Reader(Protocol):
     """What a task makes of one example, without any data at hand."""
 
@@ -73,6 +85,14 @@ class Reader(Protocol):
 
     def parse(self, text: str) -> Array:
         """See `Task.parse`."""
+        ...
+
+    def labels(self, inputs: Array) -> tuple[str, ...]:
+        """A short name for each time step of an input, (T,) or (T, I)."""
+        ...
+
+    def pictures(self, inputs: Array) -> Pictures | None:
+        """What an input shows; None for symbols."""
         ...
 
 

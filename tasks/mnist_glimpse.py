@@ -11,9 +11,9 @@ import numpy as np
 from pydantic import field_validator
 
 from fwcore.errors import ConfigError, DataError, nearest
-from tasks.base import Control, Shape, Split, TaskSpec, check_split
+from tasks.base import Control, Pictures, Shape, Split, TaskSpec, check_split
 from tasks.datasets import AUTO, FULL, NAMES, SOURCES, Images, images
-from tasks.glimpses import FEATURES, IMAGE, POLICIES, Policy, assemble, cut, policy_named
+from tasks.glimpses import FEATURES, IMAGE, PATCH, POLICIES, Policy, assemble, cut, policy_named
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -190,6 +190,14 @@ class GlimpseReader:
             return np.asarray(cut(picture[None], self.policy)[0])
         except ConfigError as error:
             raise DataError(f"{path}: {error}") from error
+
+    def labels(self, inputs: Array) -> tuple[str, ...]:
+        """The kind of each glimpse and its corner: `fine 7,14`."""
+        return tuple(f"{kind} {top},{left}" for kind, top, left in self.policy.glimpses)
+
+    def pictures(self, inputs: Array) -> Pictures:
+        """The image (28, 28) and the glimpses (T, 7, 7)."""
+        return Pictures(assemble(inputs, self.policy), inputs.reshape(-1, PATCH, PATCH))
 
 
 def _read_npy(path: Path) -> Array:

@@ -174,6 +174,14 @@ class RetrievalReader:
         _check_letters(symbols)
         return np.array([SYMBOLS.index(symbol) for symbol in symbols], dtype=np.int64)
 
+    def labels(self, inputs: Array) -> tuple[str, ...]:
+        """The symbols."""
+        return tuple(SYMBOLS[int(symbol)] for symbol in inputs)
+
+    def pictures(self, inputs: Array) -> None:
+        """None: symbols are no pictures."""
+        return
+
 
 def _fault(symbols: str, what: str) -> ConfigError:
     return ConfigError(

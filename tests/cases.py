@@ -17,6 +17,7 @@ from fwcore import model
 from fwcore.cells.base import CellSpec
 from fwcore.memory import PLAIN_FORMS
 from fwcore.params import Param, initialise
+from fwcore.rng import Stream
 from fwcore.spec import ModelSpec
 from tests import oracle
 
@@ -100,6 +101,8 @@ PLAIN: dict[str, Fields] = {
         f"{kind}-{norm}": {"kind": kind, "norm": norm}
         for kind, norm in product(("lstm", "gru"), ("none", "layer"))
     },
+    **{f"alstm-{copies}": {"kind": "alstm", "copies": copies} for copies in (1, 3)},
+    "convnet": {"kind": "convnet", "steps": 11},
 }
 
 VARIANTS: dict[str, Fields] = {**FAST, **PLAIN}
@@ -116,7 +119,14 @@ SOME = (
 
 
 def core_of(variant: str, size: int, **more: Any) -> Fields:
-    return {**VARIANTS[variant], "size": size, **more}
+    """The core of a variant with R units; one more of an odd R where half of them are complex."""
+    odd = size % 2 if VARIANTS[variant]["kind"] == "alstm" else 0
+    return {**VARIANTS[variant], "size": size + odd, **more}
+
+
+def inputs_of(variant: str, usual: int, side: int = 7) -> int:
+    """I for a variant: the usual number, or the pixels of a glimpse."""
+    return side * side if VARIANTS[variant]["kind"] == "convnet" else usual
 
 
 def core_only(core: Mapping[str, Any], inputs: int) -> ModelSpec:
@@ -171,11 +181,23 @@ def _gru_core(spec: Any, p: oracle.Params, x: Array) -> tuple[Array, oracle.Stat
     return oracle.gru(p, x, norm=spec.norm == "layer")
 
 
+def _alstm_core(spec: Any, p: oracle.Params, x: Array) -> tuple[Array, oracle.States]:
+    half = spec.size // 2
+    drawn = [Stream(0, "alstm", "permutation", s).permutation(half) for s in range(spec.copies)]
+    return oracle.alstm(p, x, permutations=[order.tolist() for order in drawn])
+
+
+def _convnet_core(spec: Any, p: oracle.Params, x: Array) -> tuple[Array, oracle.States]:
+    return oracle.convnet(p, x)
+
+
 ORACLES: dict[str, Callable[[Any, oracle.Params, Array], tuple[Array, oracle.States]]] = {
     "fast-weights": _fast_core,
     "rnn": _rnn_core,
     "lstm": _lstm_core,
     "gru": _gru_core,
+    "alstm": _alstm_core,
+    "convnet": _convnet_core,
 }
 
 

@@ -405,6 +405,123 @@ def gru(p: Params, x: Array, *, norm: bool) -> tuple[Array, States]:
     return hs, final
 
 
+def _bounded(z: complex) -> complex:
+    """Z / max(1, |z|)."""
+    return z / max(1.0, math.hypot(z.real, z.imag))
+
+
+def alstm(p: Params, x: Array, *, permutations: list[list[int]]) -> tuple[Array, States]:
+    """The associative LSTM of Danihelka et al. 2016 (arXiv 1602.03032). x (B, T, I).
+
+    Parameters: core.wx (9 R/2, I), core.wh (9 R/2, R), core.bias (9 R/2,); rows in nine parts of
+    R/2: the gates i, f, o; the real parts of u, r_i, r_o; their imaginary parts. h is a list of
+    the real parts and then of the imaginary parts of R/2 complex numbers. h(0) = c(0) = 0.
+
+    u, r_i, r_o are bounded. For each copy s, whose key has the element permutations[s][k] of r in
+    the place k: c_s = sigmoid(f) c_s + key_i (sigmoid(i) u), and h = sigmoid(o) bound(mean of
+    key_o c_s over the copies).
+
+    Returns hs (B, T, R) and {'h': (B, R), 'c_real': (B, N, R/2), 'c_imag': (B, N, R/2)}.
+    """
+    batch, time, inputs = _sequences(x)
+    size, copies = p["core.wh"].shape[1], len(permutations)
+    half = size // 2
+    wh, wx = _mat(p["core.wh"], 9 * half, size), _mat(p["core.wx"], 9 * half, inputs)
+    bias = _vec(p["core.bias"], 9 * half)
+
+    hs = np.zeros((batch, time, size))
+    parts = (batch, copies, half)
+    final = {"h": hs[:, 0] * 0, "c_real": np.zeros(parts), "c_imag": np.zeros(parts)}
+    for b in range(batch):
+        h = [0.0] * size
+        c = [[0j] * half for _ in range(copies)]
+        for t in range(time):
+            pre = _add(_matvec(wh, h), _matvec(wx, _vec(x[b, t])), bias)
+            i, f, o = ([_sigmoid(pre[part * half + k]) for k in range(half)] for part in range(3))
+            u, r_i, r_o = (
+                [
+                    _bounded(complex(pre[part * half + k], pre[(part + 3) * half + k]))
+                    for k in range(half)
+                ]
+                for part in range(3, 6)
+            )
+            read = [0j] * half
+            for s, order in enumerate(permutations):
+                for k in range(half):
+                    c[s][k] = f[k] * c[s][k] + r_i[order[k]] * (i[k] * u[k])
+                    read[k] += r_o[order[k]] * c[s][k]
+            for k in range(half):
+                shown = o[k] * _bounded(read[k] / copies)
+                h[k], h[half + k] = shown.real, shown.imag
+            hs[b, t] = h
+        final["h"][b] = h
+        final["c_real"][b] = [[z.real for z in row] for row in c]
+        final["c_imag"][b] = [[z.imag for z in row] for row in c]
+    return hs, final
+
+
+def _glimpse_features(p: Params, picture: Mat) -> Vec:
+    """One picture through two layers of convolution, see `convnet`. picture (S, S) -> (R,)."""
+    side = len(picture)
+    k1, b1 = p["core.conv1.weight"].tolist(), _vec(p["core.conv1.bias"])
+    k2, b2 = p["core.conv2.weight"].tolist(), _vec(p["core.conv2.bias"])
+    places = range(0, side - 2, 2)  # where a window of 3 fits
+    pooled: list[Mat] = []
+    for channel in range(len(b1)):
+        seen: Mat = []
+        for row in range(side):
+            seen.append([])
+            for column in range(side):
+                total = b1[channel]
+                for i in range(3):
+                    for j in range(3):
+                        y, z = row + i - 1, column + j - 1
+                        if 0 <= y < side and 0 <= z < side:
+                            total += k1[channel][0][i][j] * picture[y][z]
+                seen[row].append(_relu(total))
+        pooled.append(
+            [
+                [max(seen[y + i][z + j] for i in range(3) for j in range(3)) for z in places]
+                for y in places
+            ]
+        )
+    out: Vec = []
+    for channel in range(len(b2)):
+        total = b2[channel]
+        for source in range(len(b1)):
+            for i in range(len(places)):
+                for j in range(len(places)):
+                    total += k2[channel][source][i][j] * pooled[source][i][j]
+        out.append(_relu(total))
+    return out
+
+
+def convnet(p: Params, x: Array) -> tuple[Array, States]:
+    """Three layers over glimpses. x (B, T, S*S), each step the rows of an S x S picture.
+
+    Parameters: core.conv1.weight (R, 1, 3, 3) and .bias (R,): a picture padded with one row of 0
+    on each side, then ReLU and the largest of each 3x3 window, windows 2 apart and whole.
+    core.conv2.weight (R, R, Q, Q) and .bias (R,): one number a kernel from all that is left, which
+    is Q x Q; ReLU. core.w (at least T, R, R), core.bias (R,): ReLU(bias + sum of w[t] v(t)).
+
+    Returns hs (B, T, R), the features after each step, and {'h': (B, R)}, the last sum without
+    bias and ReLU.
+    """
+    batch, time, pixels = _sequences(x)
+    side = math.isqrt(pixels)
+    size = p["core.bias"].shape[0]
+    bias = _vec(p["core.bias"], size)
+    hs, final = np.zeros((batch, time, size)), {"h": np.zeros((batch, size))}
+    for b in range(batch):
+        total = [0.0] * size
+        for t in range(time):
+            v = _glimpse_features(p, _mat(x[b, t].reshape(side, side)))
+            total = _add(total, _matvec(_mat(p["core.w"][t], size, size), v))
+            hs[b, t] = [_relu(e) for e in _add(total, bias)]
+        final["h"][b] = total
+    return hs, final
+
+
 # --- the whole network, section 2 ---------------------------------------------------------
 
 

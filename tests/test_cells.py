@@ -24,9 +24,10 @@ Result = tuple[Array, oracle.States]
 
 @cache
 def expected(variant: str, batch: int, time: int) -> Result:
-    spec = cases.core_only(cases.core_of(variant, SIZE), INPUTS)
+    inputs = cases.inputs_of(variant, INPUTS)
+    spec = cases.core_only(cases.core_of(variant, SIZE), inputs)
     core = cases.oracle_core(spec.core)
-    return core(cases.params_of(spec), cases.noise(1, batch, time, INPUTS))
+    return core(cases.params_of(spec), cases.noise(1, batch, time, inputs))
 
 
 def check(name: str, want: Result, got: Result, dtype: str, pair: str = "oracle") -> None:
@@ -51,7 +52,7 @@ def test_every_cell_of_the_registry_has_an_oracle_and_variants() -> None:
 
 def test_every_option_of_every_cell_is_varied() -> None:
     """A new field or a new choice of an old one must get a variant."""
-    same = {"kind", "size", "trained", "init_scale", "recurrent_init", "forget_bias"}
+    same = {"kind", "size", "steps", "trained", "init_scale", "recurrent_init", "forget_bias"}
     for kind, cell in cells().items():
         own = [core for core in VARIANTS.values() if core["kind"] == kind]
         for name, field in cell.Spec.model_fields.items():
@@ -81,13 +82,14 @@ def test_the_variants_have_different_outputs() -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_outputs_and_final_states_are_those_of_the_equations(variant: str, engine: Engine) -> None:
-    spec = cases.core_only(cases.core_of(variant, SIZE), INPUTS)
+    inputs = cases.inputs_of(variant, INPUTS)
+    spec = cases.core_only(cases.core_of(variant, SIZE), inputs)
     params = cases.params_of(spec)
     for form in cases.forms_of(spec.core):
         made = engine.compile(spec, params, form)
         for batch, time in SHAPES:
             want = expected(variant, batch, time)
-            got = made.states(cases.noise(1, batch, time, INPUTS))
+            got = made.states(cases.noise(1, batch, time, inputs))
             check(f"{form} B={batch} T={time}", want, got, engine.dtype)
 
 

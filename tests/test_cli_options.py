@@ -214,10 +214,23 @@ def test_the_spec_file_of_a_run_is_a_config_of_the_same_run(tmp_path):
 @pytest.mark.parametrize("name", presets())
 def test_every_model_resolves_on_every_task(name, task):
     subset = ("--dataset", "mnist-subset") if task == "mnist-glimpse" else ()
+    if name == "convnet" and task == "retrieval":
+        words = ["'convnet' expects a task of pictures", "task='retrieval'", "mnist-glimpse"]
+        refused(2, words, "train", "--task", task, "--model", name, "--dry-run")
+        return
     found = resolved("--task", task, "--model", name, *subset)
     core = found["model"]["core"]
     assert {key: core[key] for key in presets()[name]} == presets()[name]
     assert found["recipe"].startswith(f"{task}-{name}-R")
+
+
+@pytest.mark.parametrize(("policy", "steps"), [("multi-level", 24), ("raster", 16)])
+def test_a_convnet_sees_the_pixels_of_every_glimpse(policy, steps):
+    model = resolved(*DIGITS, "--model", "convnet", "--policy", policy)["model"]
+    assert model["encoder"] == {"kind": "identity", "features": 49}
+    assert model["core"]["steps"] == steps
+    assert resolved(*DIGITS, "-m", "lstm")["model"]["encoder"]["kind"] == "linear"
+    assert "steps" not in resolved(*DIGITS, "-m", "lstm")["model"]["core"]
 
 
 # --- recipes ------------------------------------------------------------------------------

@@ -28,6 +28,8 @@ CORES: dict[str, dict[str, Any]] = {
     "lstm": {"kind": "lstm"},
     "lstm-layer": {"kind": "lstm", "norm": "layer"},
     "gru": {"kind": "gru"},
+    "alstm": {"kind": "alstm"},
+    "convnet": {"kind": "convnet", "steps": 7},
 }
 NATIVE = ("rnn", "irnn", "lstm", "gru")  # the frameworks have a layer of these
 
@@ -36,7 +38,11 @@ def spec_of(core: str) -> RunSpec:
     data = {
         "task": {"kind": "retrieval", "pairs": 2, "train": 64, "val": 32, "test": 32},
         "model": {
-            "encoder": {"kind": "embedding", "symbols": 37, "size": INPUT},
+            "encoder": {
+                "kind": "embedding",
+                "symbols": 37,
+                "size": 49 if core == "convnet" else INPUT,
+            },
             "core": {"size": SIZE, **CORES[core]},
             "head": {"classes": 10, "hidden": 6},
         },

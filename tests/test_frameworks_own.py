@@ -107,7 +107,11 @@ def ours(spec: ModelSpec, layer: Layer) -> dict[str, Array]:
 
 
 def theirs(spec: ModelSpec, params: dict[str, Array], layer: Layer) -> dict[str, Array]:
-    native = layouts.export(model.parameters(spec), spec.core.kind, params, layer.layout)
+    return theirs_of(spec, params, layer.layout)
+
+
+def theirs_of(spec: ModelSpec, params: dict[str, Array], layout: str) -> dict[str, Array]:
+    native = layouts.export(model.parameters(spec), spec.core.kind, params, layout)
     return {n.removeprefix("core."): a for n, a in native.items() if n.startswith("core.")}
 
 
@@ -179,6 +183,54 @@ def test_one_of_two_torch_biases_alone_is_refused() -> None:
     del native["core.bias_hh_l0"]
     with pytest.raises(CheckpointError, match=r"missing.*core\.bias_hh_l0"):
         layouts.restore(model.parameters(spec), "lstm", native, "torch")
+
+
+# --- convolutions -------------------------------------------------------------------------
+
+
+def torch_features(weights: dict[str, Array], pictures: Array) -> Array:
+    """(N, 7, 7) -> (N, R)."""
+    import torch
+
+    size = len(weights["conv1.bias"])
+    first, second = torch.nn.Conv2d(1, size, 3, padding=1), torch.nn.Conv2d(size, size, 3)
+    own = torch.nn.ModuleDict({"conv1": first, "conv2": second})
+    own.load_state_dict({n: torch.from_numpy(a) for n, a in weights.items()}, strict=True)
+    with torch.no_grad():
+        seen = torch.relu(own["conv1"](torch.from_numpy(pictures)[:, None]))
+        return torch.relu(own["conv2"](torch.nn.MaxPool2d(3, 2)(seen)))[:, :, 0, 0].numpy()
+
+
+def mlx_features(weights: dict[str, Array], pictures: Array) -> Array:
+    """(N, 7, 7) -> (N, R); MLX has channels last."""
+    import mlx.core as mx
+    from mlx import nn
+
+    size = len(weights["conv1.bias"])
+    own = nn.Module()
+    own.conv1, own.conv2 = nn.Conv2d(1, size, 3, padding=1), nn.Conv2d(size, size, 3)
+    own.load_weights([(n, mx.array(a)) for n, a in weights.items()], strict=True)
+    seen = nn.MaxPool2d(3, 2)(nn.relu(own.conv1(mx.array(pictures)[..., None])))
+    return np.array(nn.relu(own.conv2(seen))[:, 0, 0])
+
+
+@pytest.mark.parametrize("framework", LAYERS)
+def test_our_convnet_is_their_convolutions(framework: str, engine: Engine) -> None:
+    """Exported in their layout, the kernels load strictly and give the features of each glimpse."""
+    need(framework)
+    spec = cases.core_only({"kind": "convnet", "size": SIZE, "steps": TIME}, 49)
+    params = {n: a.astype(np.float32) for n, a in cases.params_of(spec, seed=8).items()}
+    params["core.conv2.bias"] += 6
+    native = theirs_of(spec, params, framework)
+    kernels = {n: a for n, a in native.items() if n.startswith("conv")}
+    x = cases.noise(6, BATCH, TIME, 49).astype(np.float32)
+    own = {"torch": torch_features, "mlx": mlx_features}[framework]
+    features = own(kernels, x.reshape(-1, 7, 7)).reshape(BATCH, TIME, SIZE)
+    assert (features > 0).any(axis=(0, 1)).all(), "a feature that nothing shows"
+    terms = np.einsum("tor,btr->bto", native["w"], features.astype(np.float64))
+    want = np.maximum(terms.cumsum(1) + native["bias"], 0)
+    hs, _ = engine.compile(spec, params).states(x)
+    assert_close(framework, want, hs, "outputs", "float32", "own")
 
 
 # --- layer norm ---------------------------------------------------------------------------

@@ -14,8 +14,10 @@ import pytest
 
 from fwcore import batches, model, params
 from fwcore.batches import BatchOrder
+from fwcore.cells import alstm
 from fwcore.rng import Stream
 from fwcore.spec import RunSpec
+from tests import cases
 
 RUN: dict[str, Any] = {
     "recipe": "golden",
@@ -79,6 +81,22 @@ def test_first_weights(seed: int) -> None:
 def test_each_first_weight() -> None:
     found = params.initialise(model.parameters(spec().model), 0)
     assert {name: sha(array) for name, array in found.items()} == EACH_WEIGHT
+
+
+OTHER_WEIGHTS = {"alstm": "cbeeb3ec2bab7c0a", "convnet": "884061684255081d"}
+
+
+@pytest.mark.parametrize("kind", OTHER_WEIGHTS)
+def test_first_weights_of_other_cells(kind: str) -> None:
+    core = {"kind": kind, "size": 6}
+    table = model.parameters(cases.core_only(core, 49))
+    assert sha(*params.initialise(table, 0).values()) == OTHER_WEIGHTS[kind]
+
+
+def test_the_permutations_of_an_associative_lstm() -> None:
+    """They are in no checkpoint: another draw would make every trained model another one."""
+    assert alstm.permutations(3, 2).argmax(0).tolist() == [1, 2, 0, 0, 1, 2]
+    assert sha(alstm.permutations(50, 8)) == "6fe5673f6f5cc341"
 
 
 def test_words_of_a_stream() -> None:

@@ -46,11 +46,20 @@ TINY: dict[str, dict[str, Any]] = {
 }
 
 
+def plain(name: str) -> str:
+    """The variant behind a name, without what is trained beside it."""
+    return name.removesuffix("-trained")
+
+
 def tiny(name: str) -> ModelSpec:
     return ModelSpec.parse(
         {
-            "encoder": {"kind": "linear", "features": FEATURES, "size": 3},
-            "core": {**TINY[name], "size": SIZE},
+            "encoder": {
+                "kind": "linear",
+                "features": FEATURES,
+                "size": cases.inputs_of(plain(name), 3, side=5),
+            },
+            "core": {**cases.core_of(plain(name), SIZE), **TINY[name]},
             "head": {"hidden": 3, "classes": 3},
         },
         "test",
@@ -114,7 +123,7 @@ def real(name: str) -> ModelSpec:
     core = cases.VARIANTS[name.replace("trained", "flat") if trained else name]
     return ModelSpec.parse(
         {
-            "encoder": {"kind": "embedding", "symbols": 37, "size": 100},
+            "encoder": {"kind": "embedding", "symbols": 37, "size": 100},  # 10x10 to a convnet
             "core": {**core, "size": 20, **({"trained": True} if trained else {})},
             "head": {"hidden": 100, "classes": 10},
         },

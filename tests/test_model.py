@@ -11,6 +11,7 @@ from backends.contract import Backend
 from fwcore import batches, model
 from fwcore.batches import Dropout, Split
 from fwcore.errors import CheckpointError
+from fwcore.layers import encoder_outputs
 from fwcore.spec import ModelSpec, TrainSpec
 from tests import cases, oracle
 from tests.cases import Array, Engine
@@ -28,10 +29,17 @@ ENCODERS: dict[str, dict[str, Any]] = {
 pytestmark = pytest.mark.usefixtures("eager")
 
 
+def encoder_of(encoder: str, variant: str) -> dict[str, Any]:
+    """An encoder whose outputs, all of them 4 to 7 numbers, are as many as the core wants."""
+    made = ENCODERS[encoder]
+    outputs = {"one-hot": "symbols", "identity": "features"}.get(encoder, "size")
+    return {**made, outputs: cases.inputs_of(variant, made[outputs])}
+
+
 def network_spec(encoder: str, hidden: int, variant: str) -> ModelSpec:
     return ModelSpec.parse(
         {
-            "encoder": ENCODERS[encoder],
+            "encoder": encoder_of(encoder, variant),
             "core": cases.core_of(variant, 5),
             "head": {"hidden": hidden, "classes": CLASSES},
         },
@@ -39,10 +47,10 @@ def network_spec(encoder: str, hidden: int, variant: str) -> ModelSpec:
     )
 
 
-def inputs_of(encoder: str, seed: int = 1) -> Array:
+def inputs_of(encoder: str, seed: int = 1, features: int = FEATURES) -> Array:
     if encoder in ("embedding", "one-hot"):
         return np.random.default_rng(seed).integers(SYMBOLS, size=(BATCH, TIME))
-    return cases.noise(seed, BATCH, TIME, FEATURES)
+    return cases.noise(seed, BATCH, TIME, features)
 
 
 def targets_of(seed: int = 2) -> Array:
@@ -51,7 +59,7 @@ def targets_of(seed: int = 2) -> Array:
 
 def oracle_logits(spec: ModelSpec, params: dict[str, Array], inputs: Array) -> Array:
     kind = spec.encoder.kind
-    given = np.eye(SYMBOLS)[inputs] if kind == "one-hot" else inputs
+    given = np.eye(spec.encoder.symbols)[inputs] if kind == "one-hot" else inputs
     encoder = "none" if kind in ("one-hot", "identity") else kind
     head = "hidden" if spec.head.hidden else "plain"
     core = cases.oracle_core(spec.core)
@@ -65,7 +73,8 @@ def test_logits_are_those_of_the_oracle(
     encoder: str, hidden: int, variant: str, engine: Engine
 ) -> None:
     spec = network_spec(encoder, hidden, variant)
-    params, inputs = cases.params_of(spec), inputs_of(encoder)
+    features = cases.inputs_of(variant, FEATURES) if encoder == "identity" else FEATURES
+    params, inputs = cases.params_of(spec), inputs_of(encoder, features=features)
     got = engine.compile(spec, params).forward(inputs)
     want = oracle_logits(spec, params, inputs)
     assert_close("logits", want, got, "logits", engine.dtype, "oracle")
@@ -122,7 +131,8 @@ FRACTIONS = (0.25, 0.5)
 
 
 def masks_of(spec: ModelSpec, step: int = 3) -> Dropout:
-    found = batches.dropout(0, step, FRACTIONS, BATCH, (5, spec.core.size))
+    sizes = (encoder_outputs(spec.encoder), spec.core.size)
+    found = batches.dropout(0, step, FRACTIONS, BATCH, sizes)
     assert found is not None
     return found
 

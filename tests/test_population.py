@@ -54,7 +54,7 @@ def run_spec(
         {
             "task": {"kind": "retrieval"},
             "model": {
-                "encoder": {"kind": "embedding", "symbols": SYMBOLS, "size": 5},
+                "encoder": {"kind": "embedding", "symbols": SYMBOLS, "size": 9},
                 "core": core,
                 "head": {"hidden": 7, "classes": 4},
             },
@@ -225,6 +225,8 @@ VARIANTS: dict[str, tuple[dict[str, Any], str]] = {
     "lstm": ({"kind": "lstm", "size": 5}, "auto"),
     "gru": ({"kind": "gru", "size": 5, "norm": "layer"}, "auto"),
     "rnn": ({"kind": "rnn", "size": 5, "norm": "layer"}, "auto"),
+    "alstm": ({"kind": "alstm", "size": 6}, "auto"),
+    "convnet": ({"kind": "convnet", "size": 3, "steps": STEPS}, "auto"),
 }
 
 

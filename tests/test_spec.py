@@ -60,6 +60,10 @@ CORES = {
     ),
     "lstm": optional("lstm", norm=st.sampled_from(["none", "layer"]), forget_bias=FINITE),
     "gru": optional("gru", norm=st.sampled_from(["none", "layer"])),
+    "alstm": optional("alstm", copies=COUNT, forget_bias=FINITE).map(
+        lambda core: {**core, "size": 2 * core["size"]}
+    ),
+    "convnet": optional("convnet", steps=COUNT),
 }
 
 MODELS = st.fixed_dictionaries(
@@ -224,10 +228,10 @@ def examples(strategy: st.SearchStrategy[dict[str, Any]]) -> list[dict[str, Any]
 
 
 def test_every_preset_is_a_spec() -> None:
-    assert set(presets()) == {"fast-weights", "rnn", "irnn", "lstm", "gru"} | set(presets())
+    assert set(presets()) == {"fast-weights", "rnn", "irnn", "lstm", "gru", "alstm", "convnet"}
     for name, fields in presets().items():
-        spec = ModelSpec.parse({**MODEL, "core": {**fields, "size": 7}}, "test")
-        assert spec.core.size == 7
+        spec = ModelSpec.parse({**MODEL, "core": {**fields, "size": 8}}, "test")
+        assert spec.core.size == 8
         for key, value in fields.items():
             assert getattr(spec.core, key) == value, name
 

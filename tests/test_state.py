@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from fwcore import memory
 from fwcore.memory import Rates
+from fwcore.spec import ModelSpec
 from tests import cases
 from tests.cases import PLAIN, REAL_FORMS, VARIANTS, Array, Engine
 from tests.tolerances import assert_close
@@ -31,12 +34,22 @@ CHOSEN = [
 ]
 
 
+def spec_of(variant: str) -> ModelSpec:
+    return cases.core_only(cases.core_of(variant, SIZE), cases.inputs_of(variant, INPUTS))
+
+
+def noise(seed: int, variant: str, batch: int, time: int) -> Array:
+    return cases.noise(seed, batch, time, cases.inputs_of(variant, INPUTS))
+
+
 def zeros_of(variant: str, batch: int) -> dict[str, Array]:
-    shapes = {"h": (batch, SIZE)}
-    kind = VARIANTS[variant]["kind"]
-    if kind == "lstm":
+    core: Any = spec_of(variant).core
+    shapes: dict[str, tuple[int, ...]] = {"h": (batch, core.size)}
+    if core.kind == "lstm":
         shapes["c"] = (batch, SIZE)
-    if kind == "fast-weights":
+    if core.kind == "alstm":
+        shapes |= dict.fromkeys(("c_real", "c_imag"), (batch, core.copies, core.size // 2))
+    if core.kind == "fast-weights":
         shapes["A"] = (batch, SIZE, SIZE)
     return {name: np.zeros(shape) for name, shape in shapes.items()}
 
@@ -49,8 +62,8 @@ def same_states(label: str, want: dict[str, Array], got: dict[str, Array], dtype
 
 @pytest.mark.parametrize("variant", CHOSEN)
 def test_no_state_is_the_zero_state(variant: str, engine: Engine) -> None:
-    spec = cases.core_only(cases.core_of(variant, SIZE), INPUTS)
-    x = cases.noise(7, 2, TIME, INPUTS)
+    spec = spec_of(variant)
+    x = noise(7, variant, 2, TIME)
     for form in cases.forms_of(spec.core):
         made = engine.compile(spec, cases.params_of(spec), form)
         (hs, final), (hs_zero, final_zero) = made.states(x), made.states(x, zeros_of(variant, 2))
@@ -62,8 +75,8 @@ def test_no_state_is_the_zero_state(variant: str, engine: Engine) -> None:
 @pytest.mark.parametrize("cut", [1, 5])
 def test_two_parts_are_one_run(variant: str, cut: int, engine: Engine) -> None:
     """`first` keeps the count of time steps, by which a plan stores and integrates."""
-    spec = cases.core_only(cases.core_of(variant, SIZE), INPUTS)
-    x = cases.noise(8, 2, TIME, INPUTS)
+    spec = spec_of(variant)
+    x = noise(8, variant, 2, TIME)
     for form in cases.forms_of(spec.core):
         made = engine.compile(spec, cases.params_of(spec), form)
         hs, final = made.states(x)
@@ -88,14 +101,14 @@ def test_one_form_goes_on_where_another_stopped(form: str, engine: Engine) -> No
 @pytest.mark.parametrize("variant", CHOSEN)
 def test_a_given_state_has_an_effect(variant: str, engine: Engine) -> None:
     """Without this, ignoring `given` altogether would pass for the zero state."""
-    spec = cases.core_only(cases.core_of(variant, SIZE), INPUTS)
-    x = cases.noise(9, 1, 1, INPUTS)
+    spec = spec_of(variant)
+    x = noise(9, variant, 1, 1)
     made = engine.compile(spec, cases.params_of(spec))
     plain, _ = made.states(x)
     for name, array in zeros_of(variant, 1).items():
         if name == "A" and not spec.core.memory_reads:
             continue
-        given = {"h": np.full((1, SIZE), 0.5)}
+        given = {"h": np.full((1, spec.core.size), 0.5)}
         change = cases.noise(12, *array.shape)
         if name == "A":
             change = change @ change.swapaxes(1, 2)

@@ -31,8 +31,9 @@ def native(on: Engine, array: cases.Array) -> Any:
 
 @pytest.mark.parametrize("variant", cases.VARIANTS)
 def test_steps_give_what_the_sequence_gives(variant: str, engine: Engine) -> None:
-    spec = cases.core_only(cases.core_of(variant, SIZE), INPUTS)
-    params, x = cases.params_of(spec), cases.noise(1, BATCH, TIME, INPUTS)
+    inputs = cases.inputs_of(variant, INPUTS)
+    spec = cases.core_only(cases.core_of(variant, SIZE), inputs)
+    params, x = cases.params_of(spec), cases.noise(1, BATCH, TIME, inputs)
     form = "matrix" if spec.core.kind == "fast-weights" else "auto"
     want, final = engine.compile(spec, params, form).states(x)
     stream = engine.compile(spec, params).stream(BATCH)

@@ -23,6 +23,7 @@ import tasks
 from backends.contract import Backend
 from fwcore import checkpoint, model
 from fwcore.batches import BatchOrder, dropout
+from fwcore.layers import encoder_outputs
 from fwcore.params import initialise
 from fwcore.runs import RunFolder
 from fwcore.schedule import learning_rate
@@ -38,13 +39,23 @@ HALF, WHOLE = 50, 100
 TIMES = {"elapsed_s", "time", "examples_per_s"}
 
 
-def run_spec(seed: int = 0, dtype: str = "float32") -> RunSpec:
+FAST: dict[str, Any] = {"kind": "fast-weights", "size": 20, "decay": 0.95, "rate": 0.02}
+# cell -> its options and what the encoder gives it: 49 numbers are a picture
+OTHERS: dict[str, tuple[dict[str, Any], int]] = {
+    "alstm": ({"kind": "alstm", "size": 20}, 100),
+    "convnet": ({"kind": "convnet", "size": 6}, 49),
+}
+
+
+def run_spec(
+    seed: int = 0, dtype: str = "float32", core: dict[str, Any] = FAST, inputs: int = 100
+) -> RunSpec:
     return RunSpec.parse(
         {
             "task": {"kind": "retrieval", "train": 4000, "val": 1000, "test": 1000},
             "model": {
-                "encoder": {"kind": "embedding", "symbols": 37},
-                "core": {"kind": "fast-weights", "size": 20, "decay": 0.95, "rate": 0.02},
+                "encoder": {"kind": "embedding", "symbols": 37, "size": inputs},
+                "core": core,
                 "head": {"classes": 10},
             },
             "train": {
@@ -161,23 +172,36 @@ def test_two_backends_end_with_the_same_weights(runs: Runs) -> None:
 @pytest.mark.parametrize("seed", [1, 2])
 def test_in_float64_the_backends_train_alike_to_the_last_digits(seed: int, data: Data) -> None:
     """What float32 leaves to rounding must be rounding: the same algorithm, to 1e-12."""
-    found = {name: some_updates(engine(name, "float64"), data, seed) for name in PAIR}
+    trains_alike(run_spec(seed, "float64"), data)
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("kind", OTHERS)
+def test_other_cells_train_alike_as_well(kind: str, data: Data) -> None:
+    trains_alike(run_spec(0, "float64", *OTHERS[kind]), data, 8)
+
+
+def trains_alike(spec: RunSpec, data: Data, count: int = 30) -> None:
+    found = {name: some_updates(engine(name, "float64"), data, spec, count) for name in PAIR}
     (want, weights), (got, others) = found["torch"], found["mlx"]
+    assert want[-1] != want[0]
     assert_close("losses", want, got, "training losses", "float64", "torch-mlx")
     for name, array in weights.items():
         assert_close(name, array, others[name], "trained", "float64", "torch-mlx")
 
 
-def some_updates(on: Engine, data: Data, seed: int) -> tuple[Array, dict[str, Array]]:
-    """The losses and the weights of the first 30 updates."""
-    spec = run_spec(seed, "float64")
+def some_updates(
+    on: Engine, data: Data, spec: RunSpec, count: int
+) -> tuple[Array, dict[str, Array]]:
+    """The losses and the weights of the first updates."""
+    seed, sizes = spec.train.seed, (encoder_outputs(spec.model.encoder), spec.model.core.size)
     order = BatchOrder(seed, len(data.train), spec.train.batch_size)
     made = on.compile(spec.model, initialise(model.parameters(spec.model), seed, np.float64))
     made.begin_training(spec.train, data.train)
     stats = []
-    for step in range(30):
+    for step in range(count):
         rows = order.rows(step)
-        masks = dropout(seed, step, (0.1, 0.1), len(rows), (100, 20))
+        masks = dropout(seed, step, (0.1, 0.1), len(rows), sizes)
         rate = learning_rate(spec.train, step, WHOLE)
         stats.append(made.train_step(rows, rate, masks))
     return made.fetch(stats)[:, 0], made.parameters()

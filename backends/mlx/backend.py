@@ -8,8 +8,8 @@ from importlib.metadata import version
 import mlx.core as mx
 import psutil
 
+from backends.mlx import fused
 from backends.mlx.compiled import MlxCompiled
-from backends.mlx.fused import KERNEL
 from backends.mlx.ops import MlxOps
 from fwcore import model
 from fwcore.errors import BackendError
@@ -35,8 +35,8 @@ class MlxBackend:
         return (["gpu"] if mx.is_available(mx.gpu) else []) + ["cpu"]
 
     def fused(self) -> dict[str, str]:
-        """See `Backend.fused`."""
-        return {d: KERNEL if d == "cpu" else "none: not for this device" for d in self.devices()}
+        """See `Backend.fused`; a GPU is asked for first whether its kernels hold the equations."""
+        return {name: fused.status(mx.Device(getattr(mx, name))) for name in self.devices()}
 
     def device(self, name: str) -> str:
         """A device's full name; `auto` means the first.

@@ -17,11 +17,13 @@ from backends.mlx.ops import MlxOps
 from fwcore import model
 from fwcore.batches import Dropout, Split
 from fwcore.cells.base import Weights
+from fwcore.flow import moved
 from fwcore.fused import choose
 from fwcore.layouts import permute_in, permute_out
 from fwcore.ops import NumpyArray
 from fwcore.params import Param
 from fwcore.spec import ModelSpec, TrainSpec
+from fwcore.trace import Trace, trace
 from fwcore.train import check_fit
 
 Step = Callable[..., mx.array]
@@ -60,7 +62,9 @@ class MlxCompiled:
         self.spec = spec
         self._table: dict[str, Param] = {param.name: param for param in model.parameters(spec)}
         self._ops, self._device = ops, device
-        self._memory = choose(memory, fused.missing(spec.core, ops, device), self.backend)
+        asked = memory in ("auto", "fused")  # what is not wanted is not checked
+        self._missing = fused.missing(spec.core, ops, device) if asked else None
+        self._memory = choose(memory, self._missing, self.backend)
         with mx.stream(device):
             self.module = Network(spec, self._native(params), ops, self._memory)
             mx.eval(self.module.parameters())
@@ -94,6 +98,12 @@ class MlxCompiled:
             )
             final = {name: _numpy(array) for name, array in state.named().items()}
             return _numpy(mx.stack(outputs, axis=1)), final
+
+    def trace(self, inputs: NumpyArray) -> Trace:
+        """See `Compiled.trace`."""
+        with mx.stream(self._device):
+            weights = self.module.weights()
+            return trace(self._ops, self.spec, weights, self._array(inputs), _numpy)
 
     def stream(self, batch: int) -> Stream:
         """See `Compiled.stream`; steps are lazy as all of MLX is, `mx.eval` awaits them."""
@@ -129,6 +139,19 @@ class MlxCompiled:
             name: permute_in(self._table[name], _numpy(array), "mlx")
             for name, array in utils.tree_flatten(tree)
         }
+
+    def pulled(self, inputs: NumpyArray, outputs: NumpyArray, scores: NumpyArray) -> NumpyArray:
+        """See `Compiled.pulled`."""
+        with mx.stream(self._device):
+            weights, given = self.module.weights(), self._array(inputs)
+
+            def run(*deltas: mx.array) -> list[mx.array]:
+                found, shown = moved(self._ops, self.spec, weights, given, deltas)
+                return [*found, shown]
+
+            deltas = [mx.zeros(part.shape, dtype=self._ops.dtype) for part in outputs]
+            pull = [self._array(part) for part in (*outputs, scores)]
+            return _numpy(mx.stack(mx.vjp(run, deltas, pull)[1]))
 
     def begin_training(self, train: TrainSpec, data: Split) -> None:
         """See `Trainable.begin_training`. The optimiser is set up before tracing, so one trace."""
@@ -255,7 +278,7 @@ class MlxCompiled:
             "dtype": str(self._ops.dtype).removeprefix("mlx.core."),
             "memory": chosen.form if self.spec.core.memory_reads else "none",
             "chunk": chosen.chunk,
-            "kernel": fused.KERNEL if chosen.form == "fused" else "none",
+            "kernel": fused.described(self.spec.core, chosen.form, self._device, self._missing),
             "step": "compiled, one trace",
         }
 

@@ -11,8 +11,21 @@ from mlx import nn
 from backends.mlx import fused
 from backends.mlx.ops import MlxOps
 from fwcore import model
+from fwcore.layouts import turned
 from fwcore.ops import NumpyArray
 from fwcore.spec import ModelSpec
+
+
+def canonical(ops: MlxOps, spec: ModelSpec, arrays: Mapping[str, mx.array]) -> dict[str, mx.array]:
+    """Parameters in MLX's axis order as the equations want them.
+
+    They are in canonical order and in the number type of the computation.
+    """
+    orders = turned(model.parameters(spec), "mlx")
+    return {
+        name: ops.cast(a.transpose(*orders[name]) if name in orders else a)
+        for name, a in arrays.items()
+    }
 
 
 class Network(nn.Module):
@@ -42,8 +55,9 @@ class Network(nn.Module):
             setattr(parent, leaf, mx.array(array, dtype=kind))
 
     def weights(self) -> dict[str, mx.array]:
-        """The parameters by canonical name, in the number type of the computation."""
-        return {name: self.ops.cast(self.find(name)) for name in sorted(self.names)}
+        """The parameters by canonical name, as `canonical` gives them."""
+        arrays = {name: self.find(name) for name in sorted(self.names)}
+        return canonical(self.ops, self.spec, arrays)
 
     def find(self, name: str) -> mx.array:
         """One parameter by canonical name."""

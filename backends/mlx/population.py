@@ -10,6 +10,7 @@ import numpy as np
 
 from backends.contract import Backend
 from backends.mlx.adam import Adam
+from backends.mlx.module import canonical
 from fwcore import model
 from fwcore.batches import Dropout, Split
 from fwcore.fused import choose
@@ -69,7 +70,7 @@ class MlxPopulation:
         self, weights: Arrays, own: Arrays, inputs: mx.array, targets: mx.array, masks: Arrays
     ) -> tuple[mx.array, mx.array]:
         """Mean cross-entropy and the number of wrong answers of one member."""
-        cast = {name: self._ops.cast(value) for name, value in weights.items()}
+        cast = canonical(self._ops, self.specs[0], weights)
         scores = model.logits(
             self._ops, self.specs[0], {**cast, **own}, inputs, model.Masks(**masks), self._memory
         )

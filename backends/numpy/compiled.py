@@ -15,6 +15,7 @@ from fwcore.errors import BackendError
 from fwcore.fused import choose
 from fwcore.ops import NumpyArray
 from fwcore.spec import ModelSpec, TrainSpec
+from fwcore.trace import Trace, trace
 from fwcore.train import check_fit
 
 
@@ -47,6 +48,10 @@ class NumpyCompiled:
             self._ops, self.spec, self.module, self._input(x), chosen, given, first
         )
         return np.stack(outputs, 1), dict(state.named())
+
+    def trace(self, inputs: NumpyArray) -> Trace:
+        """See `Compiled.trace`."""
+        return trace(self._ops, self.spec, self.module, self._input(inputs), np.asarray)
 
     def stream(self, batch: int) -> model.Stream:
         """See `Compiled.stream`."""
@@ -83,6 +88,10 @@ class NumpyCompiled:
         self, inputs: NumpyArray, targets: NumpyArray
     ) -> tuple[float, dict[str, NumpyArray]]:
         """See `Compiled.gradients`; always raises BackendError."""
+        _refuse("gradients")
+
+    def pulled(self, inputs: NumpyArray, outputs: NumpyArray, scores: NumpyArray) -> NumpyArray:
+        """See `Compiled.pulled`; always raises BackendError."""
         _refuse("gradients")
 
     def begin_training(self, train: TrainSpec, data: Split) -> None:

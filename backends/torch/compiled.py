@@ -21,11 +21,13 @@ from backends.torch.ops import TorchOps
 from fwcore import model
 from fwcore.batches import Dropout, Split
 from fwcore.cells import fast_weights
+from fwcore.flow import moved
 from fwcore.fused import choose
 from fwcore.layouts import permute_in
 from fwcore.ops import NumpyArray
 from fwcore.params import Param
 from fwcore.spec import ModelSpec, TrainSpec
+from fwcore.trace import Trace, trace
 from fwcore.train import check_fit
 
 
@@ -71,6 +73,12 @@ class TorchCompiled:
             final = {name: _numpy(array) for name, array in state.named().items()}
             return _numpy(torch.stack(tuple(outputs), 1)), final
 
+    def trace(self, inputs: NumpyArray) -> Trace:
+        """See `Compiled.trace`."""
+        with torch.no_grad():
+            weights = self.module.weights()
+            return trace(self._ops, self.spec, weights, self._tensor(inputs), _numpy)
+
     def stream(self, batch: int) -> Stream:
         """See `Compiled.stream`."""
         weights = {name: value.detach() for name, value in self.module.weights().items()}
@@ -98,6 +106,14 @@ class TorchCompiled:
         named = dict(self.module.named_parameters())
         found = torch.autograd.grad(loss, list(named.values()), materialize_grads=True)
         return loss.item(), {n: _numpy(part) for n, part in zip(named, found, strict=True)}
+
+    def pulled(self, inputs: NumpyArray, outputs: NumpyArray, scores: NumpyArray) -> NumpyArray:
+        """See `Compiled.pulled`."""
+        deltas = [self._tensor(np.zeros_like(part)).requires_grad_() for part in outputs]
+        weights = {name: value.detach() for name, value in self.module.weights().items()}
+        found, shown = moved(self._ops, self.spec, weights, self._tensor(inputs), deltas)
+        given = [self._tensor(part) for part in (*outputs, scores)]
+        return _numpy(torch.stack(torch.autograd.grad([*found, shown], deltas, given)))
 
     def begin_training(self, train: TrainSpec, data: Split) -> None:
         """See `Trainable.begin_training`."""
@@ -151,7 +167,7 @@ class TorchCompiled:
         weights = list(self.module.parameters())
         gradients = torch.autograd.grad(loss, weights, materialize_grads=True)
         for weight, gradient in zip(weights, gradients, strict=True):
-            weight.grad = gradient
+            weight.grad = gradient.contiguous()  # the fused Adam goes by memory, not by strides
         norm = torch.linalg.vector_norm(torch.cat([part.reshape(-1) for part in gradients]))
         if self._clip:
             torch.nn.utils.clip_grads_with_norm_(weights, self._clip, norm)

@@ -14,6 +14,7 @@ from backends.torch.fused.cpu import NAMES
 from backends.torch.ops import TorchOps
 from fwcore.cells.base import CellSpec, Weights
 from fwcore.cells.lstm import LSTMState, Spec
+from fwcore.lookup import dense
 from fwcore.memory import Plan
 from fwcore.ops import Ops
 from fwcore.spec import ModelSpec
@@ -38,7 +39,7 @@ def unroll(
     first: int = 0,
 ) -> tuple[Outputs, LSTMState]:
     """See `fwcore.model.unroll`; i, f, g, o lie as in PyTorch, whose second bias is zero here."""
-    start, bias = given or {}, p["core.bias"]
+    x, start, bias = dense(x), given or {}, p["core.bias"]
     zeros = x.new_zeros(x.shape[0], spec.core.size)
     state = [start.get(name, zeros)[None] for name in ("h", "c")]
     weights = [p["core.wx"], p["core.wh"], bias, bias.new_zeros(bias.shape)]

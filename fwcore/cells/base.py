@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, ClassVar, Protocol
 
 import pydantic
 
@@ -15,6 +15,8 @@ from fwcore.params import Param
 Weights = Mapping[str, Array]  # all of a model's parameters by canonical name
 PositiveInt = Annotated[int, pydantic.Field(ge=1)]
 
+KEPT_ARRAYS = 8  # of R numbers, that autodiff keeps of a plain cell's time step and inner step
+
 
 class CellSpec(Frozen):
     """The base of a recurrent core's options.
@@ -22,7 +24,11 @@ class CellSpec(Frozen):
     Attributes:
         kind: the cell's name.
         size: R, hidden units (count).
+        pictures: whether a time step is a square picture to the cell, which therefore takes the
+            task's numbers as they are (the encoder `identity`); no option, the same for a kind.
     """
+
+    pictures: ClassVar[bool] = False
 
     kind: str
     size: PositiveInt
@@ -31,6 +37,13 @@ class CellSpec(Frozen):
     def memory_reads(self) -> int:
         """How often a time step reads the fast memory; 0 for a cell that has none."""
         return 0
+
+    def kept(self, inputs: int) -> int:
+        """Numbers of a sequence's time step that autodiff keeps, without I and the fast memory.
+
+        An estimate within a factor of about two; I numbers enter the cell.
+        """
+        return KEPT_ARRAYS * (1 + self.memory_reads) * self.size
 
 
 class State(Protocol):
@@ -51,6 +64,14 @@ class State(Protocol):
         ...
 
 
+class Recurrent(State, Protocol):
+    """The state of a cell whose time steps pass a hidden state on."""
+
+    def shifted(self, delta: Array) -> Recurrent:
+        """The state if h(t), wherever it has gone, were larger by delta (B, R)."""
+        ...
+
+
 class Cell(Protocol):
     """A module of `fwcore.cells`: its functions and two constants, found by file name."""
 
@@ -65,6 +86,7 @@ class Cell(Protocol):
     def project(self, ops: Ops, spec: Any, p: Weights, x: Array, first: int) -> Sequence[Array]:
         """The slow input of all T steps in one product: (B, T, I) -> T arrays (B, ...).
 
+        x may be a `fwcore.lookup.LookedUp`, which knows `@` and `shape`; `dense` gives an array.
         `first` is the number of the first of these time steps.
         """
         ...

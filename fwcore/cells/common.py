@@ -20,6 +20,10 @@ class HiddenState(NamedTuple):
         """The hidden state."""
         return self.h
 
+    def shifted(self, delta: Array) -> HiddenState:
+        """See `fwcore.cells.base.Recurrent.shifted`."""
+        return HiddenState(self.h + delta)
+
     def named(self) -> dict[str, Array]:
         """`h` (B, R)."""
         return {"h": self.h}

@@ -19,7 +19,8 @@ import pydantic
 from fwcore import memory as memories
 from fwcore.cells.base import CellSpec, Weights
 from fwcore.cells.common import normalise
-from fwcore.memory import Memory, Plan, Rates
+from fwcore.lookup import dense
+from fwcore.memory import HistoryMemory, Memory, Plan, Rates
 from fwcore.ops import Array, Ops
 from fwcore.params import Param, constant, identity, layer_norm, uniform
 
@@ -105,11 +106,26 @@ def parameters(spec: Spec, inputs: int) -> list[Param]:
 
 
 class FastState(NamedTuple):
-    """Hidden state, the state before a wipe, and the fast memory."""
+    """Hidden state, the state before a wipe, and the fast memory.
+
+    `wiped` says whether the hidden state was set to zero, `written` whether the state before that
+    is the last one in memory.
+    """
 
     h: Array
     output: Array
     memory: Memory
+    wiped: bool = False
+    written: bool = False
+
+    def shifted(self, delta: Array) -> FastState:
+        """See `fwcore.cells.base.Recurrent.shifted`; for a memory in the attention form."""
+        memory = self.memory
+        if self.written:
+            assert isinstance(memory, HistoryMemory)  # noqa: S101 `fwcore.flow` asked for it
+            memory = memory.shifted(delta)
+        h = self.h if self.wiped else self.h + delta
+        return self._replace(h=h, output=self.output + delta, memory=memory)
 
     def named(self) -> dict[str, Array]:
         """`h` (B, R) and, once something is stored, `A` (B, R, R)."""
@@ -123,7 +139,7 @@ def slow_input(ops: Ops, spec: Spec, p: Weights, x: Array, first: int) -> Array:
     places = [t - first for t in spec.integrate if first <= t < first + x.shape[1]]
     if not places:
         return projected
-    steps, inputs = ops.unbind(projected, 1), ops.unbind(x, 1)
+    steps, inputs = ops.unbind(projected, 1), ops.unbind(dense(x), 1)
     merged = ops.stack([inputs[place] for place in places], 1) @ p["core.c_int"].T
     for place, z in zip(places, ops.unbind(merged, 1), strict=True):
         steps[place] = z
@@ -152,11 +168,17 @@ def start(ops: Ops, spec: Spec, p: Weights, batch: int, memory: Plan, given: Wei
     return FastState(h, h, memories.start(rates(ops, spec, p), memory, given.get("A")))
 
 
-def step(ops: Ops, spec: Spec, p: Weights, z: Array, state: FastState, t: int) -> FastState:
-    """Equations 2, 3 and 1 in this order, with the variants of `Spec`."""
-    slow = z + state.h @ p["core.w_int" if t in spec.integrate else "core.w"].T
+def transition(ops: Ops, spec: Spec, p: Weights, z: Array, h: Array, t: int) -> Array:
+    """W h + C x of one time step from z = C x and h, both (B, R)."""
+    slow = z + h @ p["core.w_int" if t in spec.integrate else "core.w"].T
     if spec.norm == "slow":
         slow = normalise(ops, p, "core.norm", slow + p["core.bias"])
+    return slow
+
+
+def step(ops: Ops, spec: Spec, p: Weights, z: Array, state: FastState, t: int) -> FastState:
+    """Equations 2, 3 and 1 in this order, with the variants of `Spec`."""
+    slow = transition(ops, spec, p, z, state.h, t)
     h = ops.relu(slow)  # eq. 2
     stores = spec.store is None or t in spec.store
     memory = state.memory
@@ -172,4 +194,4 @@ def step(ops: Ops, spec: Spec, p: Weights, z: Array, state: FastState, t: int) -
     if spec.write == "final":
         memory = memory.write(h) if stores else memory.skip()  # eq. 1
     wiped = ops.zeros(tuple(h.shape)) if spec.wipe and stores else h
-    return FastState(wiped, h, memory)
+    return FastState(wiped, h, memory, spec.wipe and stores, spec.write == "final" and stores)

@@ -67,6 +67,10 @@ class LSTMState(NamedTuple):
         """The hidden state."""
         return self.h
 
+    def shifted(self, delta: Array) -> LSTMState:
+        """See `fwcore.cells.base.Recurrent.shifted`."""
+        return self._replace(h=self.h + delta)
+
     def named(self) -> dict[str, Array]:
         """`h` and `c`, both (B, R)."""
         return {"h": self.h, "c": self.c}

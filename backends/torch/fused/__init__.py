@@ -111,7 +111,7 @@ def unroll(
     core = spec.core
     assert isinstance(core, fast_weights.Spec)  # noqa: S101 `missing` was asked
     z = fast_weights.slow_input(ops, core, p, x, first)
-    which, stores = _controls(core, x.shape[1], first, x.device)
+    which, stores = _controls(core, x.shape[1], first, z.device)
     w = [p["core.w"], p["core.w_int"]] if core.integrate else [p["core.w"]]
     norm = core.norm == "sum"
     unit = z.new_empty(1, core.size)

@@ -1,0 +1,177 @@
+"""`fwt gradients`: how far back in time the gradients of networks reach."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from cli import options
+
+if TYPE_CHECKING:
+    from fwcore.ops import NumpyArray
+    from fwcore.spec import RunSpec
+
+SPECS = (".json", ".toml")
+TRAINED, FIRST = "trained", "first weights"
+
+
+class Subject(NamedTuple):
+    """A network to look at.
+
+    Attributes:
+        path: as it was named.
+        spec: of its run.
+        weights: `TRAINED` or `FIRST`.
+        params: its weights by canonical name.
+    """
+
+    path: Path
+    spec: RunSpec
+    weights: str
+    params: dict[str, NumpyArray]
+
+
+def gradients(
+    networks: Annotated[
+        list[Path],
+        typer.Argument(help="Runs, checkpoints, or specs (spec.json, .toml): their first weights."),
+    ],
+    first: Annotated[bool, typer.Option("--first", help="Also each one's first weights.")] = False,
+    examples: Annotated[int, typer.Option(min=1, help="Examples of the test split.")] = 64,
+    jacobians: Annotated[
+        int, typer.Option(min=1, help="How many of them Jacobians are taken of.")
+    ] = 4,
+    pairs: Annotated[
+        int | None, typer.Option(min=1, help="K of the strings, instead of the network's own.")
+    ] = None,
+    figure: Annotated[Path | None, typer.Option(help="Draw them: .png or .svg.")] = None,
+    backend: options.Backend = "auto",
+    device: options.Device = "auto",
+    data_dir: options.DataDir = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """|dE/dh(tau)| against tau, and the norms of the Jacobians dh(t+1)/dh(t) and dh(T)/dh(t).
+
+    All of them count every way from one state to another, that through the fast weights too.
+    Example: fwt gradients checkpoints/retrieval-fast-weights-r20 --first --pairs 12
+    """
+    from cli.drawing import check_drawing
+
+    check_drawing([figure])
+    jacobians = min(jacobians, examples)
+    result: dict[str, Any] = {"examples": examples, "jacobians": jacobians, "networks": []}
+    for subject in _subjects(networks, first):
+        if not quiet:
+            print(f"{subject.path}, {subject.weights}", file=sys.stderr, flush=True)
+        inputs, targets = _examples(subject, pairs, examples, data_dir)
+        found = _found(subject, backend, device, inputs, targets, jacobians)
+        result["networks"].append(found)
+    if figure is not None:
+        from figures import canvas, flow
+
+        canvas.save(flow.gradients(result["networks"]), figure)
+    if as_json:
+        print(json.dumps(result))
+    else:
+        _show(result)
+
+
+def _subjects(paths: list[Path], first: bool) -> Iterator[Subject]:
+    """The networks in the order in which they were named."""
+    from fwcore import model
+    from fwcore.params import initialise
+    from fwcore.runs import find_checkpoint
+
+    for path in paths:
+        if path.suffix.lower() in SPECS:
+            spec, params = _spec_of(path), None
+        else:
+            found = find_checkpoint(path)
+            spec, params = found.spec, found.params
+        if params is not None:
+            yield Subject(path, spec, TRAINED, params)
+        if first or params is None:
+            table = model.parameters(spec.model)
+            yield Subject(path, spec, FIRST, initialise(table, spec.train.seed))
+
+
+def _spec_of(path: Path) -> RunSpec:
+    """The run that a file describes, over the recipe that its task and model have."""
+    from cli.resolve import read_config, resolve
+
+    config = read_config(path)
+    task = config.get("task", {}).get("kind", "retrieval")
+    return resolve(str(task), None, config, {}, None, None).spec
+
+
+def _examples(
+    subject: Subject, pairs: int | None, count: int, data_dir: Path | None
+) -> tuple[NumpyArray, NumpyArray]:
+    """The first examples of the test split.
+
+    Raises:
+        ConfigError: `--pairs` for a task that has none, or more examples than there are.
+    """
+    import tasks
+    from fwcore.errors import ConfigError
+
+    given = dict(subject.spec.task) | ({} if pairs is None else {"pairs": pairs})
+    task = tasks.load(tasks.parse(given, str(subject.path)), data_dir)
+    test = task.split("test")
+    if count > len(test):
+        raise ConfigError(f"--examples: expected at most {len(test)}, got examples={count}")
+    return test.inputs[:count], test.targets[:count]
+
+
+def _found(
+    subject: Subject,
+    backend: str,
+    device: str,
+    inputs: NumpyArray,
+    targets: NumpyArray,
+    jacobians: int,
+) -> dict[str, Any]:
+    """The norms of one network."""
+    import backends
+    from cli.resolve import name_of
+    from fwcore.flow import flow
+
+    spec = subject.spec
+    loaded = backends.load(backend, spec.train.precision)
+    dtype = "auto" if loaded.name == "numpy" else spec.train.dtype
+    network = loaded.compile(spec.model, subject.params, device=device, dtype=dtype)
+    norms = flow(network, inputs, targets, jacobians)
+    return {
+        "path": str(subject.path),
+        "label": f"{name_of(spec.model.core.json_data())} R={spec.model.core.size}",
+        "weights": subject.weights,
+        "backend": loaded.name,
+        "loss": norms.loss.tolist(),
+        "jacobians": norms.jacobians.tolist(),
+        "reach": norms.reach.tolist(),
+    }
+
+
+def _show(result: dict[str, Any]) -> None:
+    """A table of each network, the earliest step first."""
+    from rich.console import Console
+    from rich.table import Table
+
+    out = Console(width=100, highlight=False)
+    for network in result["networks"]:
+        out.print(f"{network['label']}, {network['weights']} ({network['path']})")
+        table = Table(box=None, pad_edge=False)
+        for name in ("tau", "|dE/dh(tau)|", "|dh(tau+1)/dh(tau)|", "|dh(T)/dh(tau)|"):
+            table.add_column(name, justify="right")
+        columns = [network[name] for name in ("loss", "jacobians", "reach")]
+        for tau in range(len(network["loss"])):
+            cells = [f"{c[tau]:.3g}" if tau < len(c) else "" for c in columns]
+            table.add_row(str(tau), *cells)
+        out.print(table)

@@ -1,0 +1,172 @@
+"""`fwt inspect`: what a network does with one example, step by step."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli import options
+
+if TYPE_CHECKING:
+    from fwcore.trace import Read, Step, Trace
+    from tasks.base import Array, Reader
+
+SHOWN = 3  # steps named of an attention
+
+
+def inspect(
+    checkpoint: Annotated[Path, typer.Argument(help="A run, a checkpoint folder or model file.")],
+    example: Annotated[
+        str, typer.Option(help="A string such as c9k8j3f1??c, or a 28x28 image (.npy, .png).")
+    ],
+    figure: Annotated[
+        Path | None,
+        typer.Option(help="Draw the attention: a file that ends in .png or .svg."),
+    ] = None,
+    spectrum: Annotated[
+        Path | None, typer.Option(help="Draw the eigenvalues of A: .png or .svg.")
+    ] = None,
+    backend: options.ReadBackend = "numpy",
+    device: options.Device = "auto",
+    as_json: options.AsJson = False,
+    debug: options.Debug = False,
+) -> None:
+    """Attention to the past, norms, and rank and spectrum of A, for each time step and inner step.
+
+    Example: fwt inspect checkpoints/retrieval-fast-weights-r20 --example "c9k8j3f1??c"
+    """
+    import tasks
+    from cli.drawing import check_drawing
+    from cli.opening import on_backend
+    from fwcore.runs import find_checkpoint
+
+    check_drawing([figure, spectrum])
+    found = find_checkpoint(checkpoint)
+    reader = tasks.reader(tasks.parse(found.spec.task, str(checkpoint)))
+    inputs = reader.parse(example)
+    model = on_backend(backend, found, device, "auto")
+    traced = model.trace(inputs[None])
+    labels = reader.labels(inputs)
+    facts = model.describe(1, len(labels))
+    result = {
+        "checkpoint": str(found.path),
+        **{key: facts[key] for key in ("backend", "device", "dtype")},
+        "example": example,
+        **_answer(traced, reader),
+        "steps": [_facts(t, step, labels) for t, step in enumerate(traced.steps)],
+    }
+    if figure is not None:
+        _draw(traced, reader, inputs, labels, f"{_short(example)} -> {result['answer']}", figure)
+    if spectrum is not None:
+        from figures import attention, canvas
+
+        values = [step["eigenvalues"] for step in result["steps"]]
+        canvas.save(attention.spectra(traced, values), spectrum)
+    if as_json:
+        print(json.dumps(result))
+    else:
+        _show(result)
+
+
+def _answer(traced: Trace, reader: Reader) -> dict[str, Any]:
+    """The answer and the probability of each class."""
+    from fwcore.compare import softmax
+
+    chances = softmax(traced.scores)[0]
+    named = {reader.classes[n]: float(chance) for n, chance in enumerate(chances)}
+    return {"answer": max(named, key=lambda name: named[name]), "probabilities": named}
+
+
+def _facts(t: int, step: Step, labels: tuple[str, ...]) -> dict[str, Any]:
+    """One time step as JSON data."""
+    from fwcore.trace import effective_rank, spectrum
+
+    matrix = None if step.matrix is None else step.matrix[0]
+    return {
+        "step": t,
+        "input": labels[t],
+        "norm_h": _norm(step.output),
+        "norm_slow": None if step.slow is None else _norm(step.slow),
+        "reads": [_read_facts(read) for read in step.reads],
+        "effective_rank": None if matrix is None else effective_rank(matrix),
+        "eigenvalues": None if matrix is None else [float(v) for v in spectrum(matrix)],
+    }
+
+
+def _read_facts(read: Read) -> dict[str, Any]:
+    return {
+        "norm": _norm(read.result),
+        "attention": {str(t): float(w) for t, w in zip(read.steps, read.weights[0], strict=True)},
+    }
+
+
+def _norm(array: Array) -> float:
+    """The Euclidean norm of a batch's only row."""
+    import numpy as np
+
+    return float(np.linalg.norm(array[0].astype(np.float64)))
+
+
+def _short(example: str) -> str:
+    """An example as a title has it: of a path, the file's name."""
+    return Path(example).name
+
+
+def _draw(
+    traced: Trace,
+    reader: Reader,
+    inputs: Array,
+    labels: tuple[str, ...],
+    title: str,
+    path: Path,
+) -> None:
+    """The attention as a picture. Raises ConfigError for a network without fast memory."""
+    from figures import attention, canvas
+    from fwcore.errors import ConfigError
+
+    if not any(step.reads for step in traced.steps):
+        raise ConfigError("--figure: this network reads no fast memory, so there is no attention")
+    pictures = reader.pictures(inputs)
+    if pictures is None:
+        canvas.save(attention.heat_map(traced, labels, title), path)
+    else:
+        canvas.save(attention.glimpses(traced, *pictures, labels, title), path)
+
+
+def _show(result: dict[str, Any]) -> None:
+    """The steps as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for name in ("t", "input", "|h|", "|Wh+Cx|", "s", "|A h_s|", "looks at", "rank of A"):
+        table.add_column(name, justify="left" if name in ("input", "looks at") else "right")
+    inputs = [step["input"] for step in result["steps"]]
+    for step in result["steps"]:
+        table.add_row(
+            str(step["step"]),
+            step["input"],
+            _fixed(step["norm_h"]),
+            _fixed(step["norm_slow"]),
+            "\n".join(str(number) for number, _ in enumerate(step["reads"], 1)),
+            "\n".join(_fixed(read["norm"]) for read in step["reads"]),
+            "\n".join(_looks(read, inputs) for read in step["reads"]),
+            _fixed(step["effective_rank"]),
+        )
+    out = Console(width=100, highlight=False)
+    out.print(table)
+    best = result["probabilities"][result["answer"]]
+    out.print(f"{result['example']} -> {result['answer']}  {best:.2%}", markup=False)
+
+
+def _fixed(number: float | None) -> str:
+    return "" if number is None else f"{number:.2f}"
+
+
+def _looks(read: dict[str, Any], inputs: list[str]) -> str:
+    """The steps that a read takes most from."""
+    best = sorted(read["attention"].items(), key=lambda pair: -pair[1])[:SHOWN]
+    return "  ".join(f"{t}:{inputs[int(t)]} {weight:.2f}" for t, weight in best)

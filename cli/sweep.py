@@ -1,0 +1,62 @@
+"""`fwt sweep`: a grid or a search over settings, chosen on the validation split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli import options
+from cli.train import flag
+
+
+def sweep(
+    file: Annotated[Path, typer.Argument(help="The sweep, TOML.", show_default=False)],
+    device: options.Device = "auto",
+    memory: options.Memory = "auto",
+    data_dir: options.DataDir = None,
+    runs_dir: Annotated[Path, flag("--runs-dir", "Folder of all runs.", "Where")] = Path("runs"),
+    storage: Annotated[
+        str | None,
+        flag("--storage", "URL of the search's database; default: SQLite in its folder.", "Where"),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        flag("--scheduler", "Address of a Dask scheduler; default: processes here.", "Cluster"),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Processes here; default: one a core, on a GPU one.",
+            rich_help_panel="Cluster",
+        ),
+    ] = None,
+    threads: Annotated[
+        int, typer.Option(min=1, help="Threads of each process.", rich_help_panel="Cluster")
+    ] = 1,
+    retries: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Times that a run goes on after a lost worker.", rich_help_panel="Cluster"
+        ),
+    ] = 3,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would run and stop.")
+    ] = False,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Train every setting of a grid or a search, and choose by validation error.
+
+    A sweep that was stopped goes on with the same command; runs that are done are not run again.
+    Example: fwt sweep sweeps/examples/retrieval-lstm.toml
+    """
+    from cli import sweeping
+
+    sweeping.check_installed()
+    place = sweeping.Cluster(scheduler, workers, threads, retries)
+    request = sweeping.Request(file, device, memory, data_dir, runs_dir, storage)
+    sweeping.sweep(request, place, dry_run, as_json, quiet)

@@ -1,0 +1,69 @@
+"""What all pictures share: a backend without a window, and files written whole."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+
+from fwcore.errors import ConfigError, FileError
+
+mpl.use("Agg")
+
+from matplotlib import pyplot as plt
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SUFFIXES = (".png", ".svg")
+DPI = 150
+SIZE = 9  # points of text
+
+# colour and marker of each line: apart in grey and for colour-blind eyes (Okabe & Ito 2008)
+STYLES = (
+    ("#000000", "o"),
+    ("#0072B2", "s"),
+    ("#E69F00", "^"),
+    ("#009E73", "D"),
+    ("#CC79A7", "v"),
+    ("#56B4E9", "P"),
+    ("#D55E00", "x"),
+)
+
+mpl.rcParams.update({"font.size": SIZE, "svg.hashsalt": "fwt", "axes.titlesize": SIZE})
+
+
+def check_path(path: Path) -> None:
+    """Refuse a name that says no kind of picture. Raises ConfigError."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise ConfigError(
+            f"figure: expected a file name that ends in {' or '.join(SUFFIXES)}, got "
+            f"path={str(path)!r}"
+        )
+
+
+def sheet(rows: int, columns: int, size: tuple[float, float], **options: Any) -> tuple[Figure, Any]:
+    """A figure of `size` inches and its axes (rows, columns)."""
+    return plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", **options)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a picture under its name, whole or not at all, and close it.
+
+    Raises:
+        ConfigError: the name says no kind of picture.
+        FileError: it cannot be written.
+    """
+    check_path(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(beside, dpi=DPI)
+        beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise FileError(f"figure: {path} cannot be written: {error.strerror}") from error
+    finally:
+        plt.close(figure)

@@ -1,0 +1,159 @@
+"""A forward pass that keeps what it did: states, slow input, and every read of the fast memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from fwcore import layers
+from fwcore.cells import cell_of, fast_weights
+from fwcore.cells.base import Weights
+from fwcore.memory import HistoryMemory, plan
+from fwcore.ops import Array, NumpyArray, Ops
+from fwcore.spec import ModelSpec
+
+ToNumpy = Callable[[Array], NumpyArray]
+
+
+@dataclass(frozen=True)
+class Read:
+    """One inner step's read of the fast memory, for B sequences.
+
+    Attributes:
+        result: A(t) h_s, (B, R).
+        steps: the n time steps whose states are stored.
+        weights: attention to them, eta lambda^(t-tau) h(tau).h_s (eq. 4), (B, n).
+    """
+
+    result: NumpyArray
+    steps: tuple[int, ...]
+    weights: NumpyArray
+
+
+@dataclass(frozen=True)
+class Step:
+    """One time step, for B sequences.
+
+    Attributes:
+        slow: W h + C x, (B, R); None for a core without fast memory.
+        reads: its S reads in order; one that finds nothing stored has no steps.
+        output: h(t) before a wipe, (B, R).
+        matrix: A after the step, (B, R, R); None while nothing is stored, or without fast memory.
+    """
+
+    slow: NumpyArray | None
+    reads: tuple[Read, ...]
+    output: NumpyArray
+    matrix: NumpyArray | None
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A batch's forward pass.
+
+    Attributes:
+        steps: its T time steps.
+        scores: class scores (B, classes).
+    """
+
+    steps: tuple[Step, ...]
+    scores: NumpyArray
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """A fast memory in the attention form that notes its reads."""
+
+    inner: HistoryMemory
+    now: int
+    stored: tuple[int, ...]
+    reads: list[tuple[Array | float, tuple[int, ...], Array | None]]
+
+    def read(self, query: Array) -> Array | float:
+        result = self.inner.read(query)
+        weights = None
+        if self.stored:
+            ops = self.inner.rates.ops
+            history = ops.stack(self.inner.states, 1)
+            scores = (query[:, None, :] @ ops.swapaxes(history, 1, 2))[:, 0]
+            weights = scores * self.inner.rates.weights(self.inner.ages)
+        self.reads.append((result, self.stored, weights))
+        return result
+
+    def write(self, h: Array) -> _Watched:
+        stored = (*self.stored, self.now)
+        return replace(self, inner=self.inner.write(h), now=self.now + 1, stored=stored)
+
+    def skip(self) -> _Watched:
+        return replace(self, inner=self.inner.skip(), now=self.now + 1)
+
+    def matrix(self) -> Array | None:
+        return self.inner.matrix()
+
+
+def trace(ops: Ops, spec: ModelSpec, p: Weights, inputs: Array, numpy: ToNumpy) -> Trace:
+    """The forward pass of `fwcore.model.logits` in the attention form, step by step.
+
+    Args:
+        p: the parameters by canonical name.
+        inputs: int (B, T) or (B, T, features).
+        numpy: an array of the backend as NumPy.
+    """
+    core, cell = spec.core, cell_of(spec.core)
+    x = layers.encode(ops, spec.encoder, p, inputs)
+    chosen = plan("attention", x.shape[0], x.shape[1], core.size, core.memory_reads)
+    state = cell.start(ops, core, p, x.shape[0], chosen, {})
+    reads: list[Any] = []
+    if isinstance(core, fast_weights.Spec):
+        state = state._replace(memory=_Watched(state.memory, 0, (), reads))
+    steps = []
+    for t, z in enumerate(cell.project(ops, core, p, x, 0)):
+        slow = matrix = None
+        if isinstance(core, fast_weights.Spec):
+            slow = fast_weights.transition(ops, core, p, z, state.h, t)
+        state = cell.step(ops, core, p, z, state, t)
+        if isinstance(core, fast_weights.Spec):
+            matrix = state.memory.matrix()
+        steps.append(
+            Step(
+                None if slow is None else numpy(slow),
+                tuple(_as_read(numpy, state.output, *noted) for noted in reads),
+                numpy(state.output),
+                None if matrix is None else numpy(matrix),
+            )
+        )
+        reads.clear()
+    scores = layers.classify(ops, spec.head, p, state.output)
+    return Trace(tuple(steps), numpy(scores))
+
+
+def _as_read(
+    numpy: ToNumpy, like: Array, result: Array | float, stored: tuple[int, ...], weights: Array
+) -> Read:
+    batch, size = like.shape
+    if weights is None:
+        return Read(np.zeros((batch, size)), (), np.zeros((batch, 0)))
+    return Read(numpy(result), stored, numpy(weights))
+
+
+def effective_rank(matrix: NumpyArray) -> float:
+    """Exp of the entropy of the eigenvalues' shares: 1 for one direction, R for all alike.
+
+    Roy & Vetterli 2007, definition 1, for a symmetric matrix (R, R) without negative eigenvalues,
+    as A is; 0 for a matrix of zeros.
+    """
+    values = spectrum(matrix)
+    total = values.sum()
+    if total == 0:
+        return 0.0
+    shares = values[values > 0] / total
+    return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def spectrum(matrix: NumpyArray) -> NumpyArray:
+    """The eigenvalues of a symmetric matrix (R, R), largest first; rounding below zero is cut."""
+    values = np.linalg.eigvalsh(matrix.astype(np.float64))[::-1]
+    return np.maximum(values, 0.0)

@@ -1,0 +1,149 @@
+"""A search over the settings of one group: Optuna asks, a sweep answers with validation errors.
+
+What is drawn is a function of the file's seed, the group, the trial's number and the answers before
+its batch; neither time nor the number of workers matters, and a search that goes on in another
+process draws what it would have drawn in the first.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from fwcore.errors import ConfigError, FileError
+from fwcore.rng import Stream
+from sweeps.plan import Range, SearchSpec
+
+MARK = "fwt"  # the attribute of a study that says which sweep made it
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)  # it tells every trial
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A setting that was drawn.
+
+    Attributes:
+        number: from 0.
+        values: name -> value.
+        told: whether its answer is known.
+    """
+
+    number: int
+    values: dict[str, Any]
+    told: bool
+
+
+def connect(url: str) -> RDBStorage:
+    """The database of a search.
+
+    Raises:
+        ConfigError: the URL is none.
+        FileError: it cannot be opened.
+    """
+    try:
+        return RDBStorage(url)
+    except (ArgumentError, ImportError, ValueError) as error:
+        raise ConfigError(f"--storage: expected the URL of a database: {error}") from error
+    except SQLAlchemyError as error:
+        shown = make_url(url).render_as_string(hide_password=True)
+        raise FileError(f"--storage: {shown} cannot be opened: {error}") from error
+
+
+class Search:
+    """The search of one group.
+
+    Args:
+        storage: see `connect`.
+        name: of the study, which goes on if it is there.
+        spec: see its class.
+        settings: all else that makes the runs what they are.
+
+    Raises:
+        ConfigError: the study is there, and is that of another sweep.
+    """
+
+    def __init__(
+        self, storage: RDBStorage, name: str, spec: SearchSpec, settings: Mapping[str, Any]
+    ) -> None:
+        self._spec, self._name = spec, name
+        data = spec.json_data()
+        self._space = {key: _distribution(given) for key, given in spec.ranges().items()}
+        kept = {key: data[key] for key in ("sampler", "batch", "startup", "seed", "space")}
+        mark = json.dumps({**kept, **settings}, sort_keys=True)
+        self._study = optuna.create_study(
+            storage=storage, study_name=name, direction="minimize", load_if_exists=True
+        )
+        if self._study.user_attrs.setdefault(MARK, mark) != mark:
+            raise ConfigError(
+                f"sweep: the study {name!r} was made by another sweep: "
+                f"{self._study.user_attrs[MARK]}; give this one another name"
+            )
+        self._study.set_user_attr(MARK, mark)
+
+    def known(self) -> list[Trial]:
+        """The trials so far, oldest first, at most the budget."""
+        trials = self._study.get_trials(deepcopy=False)[: self._spec.trials]
+        return [
+            Trial(trial.number, dict(trial.params), trial.state == TrialState.COMPLETE)
+            for trial in trials
+        ]
+
+    def partial(self) -> bool:
+        """Whether the last batch was not drawn to its end."""
+        count = len(self._study.get_trials(deepcopy=False))
+        return count % self._spec.batch > 0 and count < self._spec.trials
+
+    def ask(self) -> list[Trial]:
+        """The next batch; [] once the budget is spent."""
+        first = len(self._study.get_trials(deepcopy=False))
+        size = self._spec.batch
+        last = min(first - first % size + size, self._spec.trials)
+        return [self._ask(number) for number in range(first, last)]
+
+    def _ask(self, number: int) -> Trial:
+        self._study.sampler = self._sampler(number)
+        trial = self._study.ask(self._space)
+        return Trial(trial.number, dict(trial.params), told=False)
+
+    def _sampler(self, number: int) -> BaseSampler:
+        """A sampler with a stream of its own, so that none has to be kept between processes."""
+        stream = Stream(self._spec.seed, "search", self._name, number)
+        seed = int(stream.integers(2**32, (1,))[0])
+        if self._spec.sampler == "random":
+            return RandomSampler(seed=seed)
+        return TPESampler(
+            seed=seed,
+            n_startup_trials=self._spec.startup,
+            multivariate=True,
+            constant_liar=True,  # the trials of a batch keep apart
+        )
+
+    def tell(self, trial: Trial, error_pct: float) -> None:
+        """The answer to a trial: its mean validation error, 100 if it diverged."""
+        if not trial.told:
+            self._study.tell(trial.number, error_pct)
+
+
+def _distribution(given: Range | list[Any]) -> BaseDistribution:
+    if isinstance(given, list):
+        return CategoricalDistribution(given)
+    low, high = given.ends()
+    if given.integer:
+        return IntDistribution(int(low), int(high), log=given.log)
+    return FloatDistribution(low, high, log=given.log)

@@ -1,0 +1,70 @@
+"""What happens in a process of the cluster: a batch of jobs, its progress, and how it is stopped.
+
+Also a preload module of Dask (`dask_setup`), for the processes that this product starts itself.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+from typing import Any
+
+from distributed import get_worker
+
+from fwcore.errors import FwtError, Interrupted
+from fwcore.train import Hooks
+from sweeps.jobs import Ended, Job, Work
+
+_stops: dict[str, int] = {}  # which sweeps were asked to stop, and by which signal
+
+TOLD = ("step", "split", "loss", "error_pct")  # of a line of metrics
+
+
+def dask_setup(worker: object) -> None:
+    """Leave signals to the process that started the cluster: it asks all runs to stop, saved.
+
+    A terminal sends Ctrl-C to every process, and batch systems send SIGTERM to every process.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def stop(token: str, number: int) -> None:
+    """Ask this process's runs of a sweep to save and stop."""
+    _stops[token] = number
+
+
+def perform(work: Work, jobs: Sequence[Job], token: str, key: str) -> list[Ended] | None:
+    """Do the work of a batch.
+
+    Args:
+        work: what trains the jobs.
+        jobs: the batch.
+        token: names the sweep: the topic of what is told, and of what stops it.
+        key: names the batch in what is told.
+
+    Returns:
+        How each job ended; None if it was asked to stop, and saved.
+
+    Raises:
+        Exception: what is no error of the product's own; it may pass when tried again.
+    """
+    worker = get_worker()
+
+    def tell(line: dict[str, Any]) -> None:
+        """Training and validation alone: a sweep must not see the test split."""
+        if line["split"] != "test":
+            told = {name: line[name] for name in TOLD}
+            told |= {name: float(told[name]) for name in ("loss", "error_pct")}
+            worker.log_event(token, {"key": key, **told})
+
+    if token in _stops:
+        return None
+    worker.log_event(token, {"key": key, "split": "", "step": 0})
+    hooks = Hooks(on_metrics=tell, stop_signal=lambda: _stops.get(token))
+    try:
+        return list(work(jobs, hooks))
+    except Interrupted:
+        return None
+    except FwtError as error:
+        return [Ended.by(error)] * len(jobs)
