@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO ?= runs/demo
 
-.PHONY: demo test results bench lint check clean
+.PHONY: demo test reproduce bench lint check clean
 
 $(READY): pyproject.toml setup.py backends/torch/fused/kernel.cpp
 	$(PYTHON) -m venv $(VENV)
@@ -24,14 +24,12 @@ demo: $(READY)
 test: $(READY)
 	FWT_REQUIRE_BACKENDS=torch,mlx FWT_OFFLINE=1 $(BIN)/python -m pytest
 
-# The runs behind the README's table: about an hour on two cores. FWT_DATA_DIR names a folder with
-# the full MNIST, else it is downloaded.
-results: $(READY)
-	for seed in 0 1 2; do $(BIN)/fwt train --backend torch --task retrieval --size 20 --seed $$seed --out runs/results/retrieval-r20-s$$seed-torch; done
-	$(BIN)/fwt train --backend torch --task retrieval --size 50 --seed 0 --out runs/results/retrieval-r50-s0-torch
-	$(BIN)/fwt train --backend mlx --task retrieval --size 20 --seed 0 --out runs/results/retrieval-r20-s0-mlx
-	$(BIN)/fwt train --backend torch --task mnist-glimpse --size 50 --seed 0 --dataset mnist --out runs/results/glimpse-r50-s0-torch
-	$(BIN)/python -m tools.collect_results runs/results benchmarks/results/recipes.json
+# Every cell of both published tables, with the controls and the longer strings: many hours on two
+# cores. Stored runs are not run again; REPRODUCE='--out DIR' runs all of them here. FWT_DATA_DIR
+# names a folder with the full MNIST, else it is downloaded.
+reproduce: $(READY)
+	$(BIN)/fwt reproduce retrieval --group table --group control --group harder $(REPRODUCE)
+	$(BIN)/fwt reproduce mnist-glimpse $(REPRODUCE)
 
 # What a step costs beside the frameworks' own layers, on the CPU: leave the machine alone meanwhile.
 bench: $(READY)

@@ -18,7 +18,9 @@ from cli import (
     gradients,
     inspect,
     listing,
+    plot,
     predict,
+    reproduce,
     sweep,
     train,
     verify,
@@ -38,8 +40,10 @@ app.command("eval")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("inspect")(inspect.inspect)
 app.command("gradients")(gradients.gradients)
+app.command("plot")(plot.plot)
 app.command("associator")(associator.associator)
 app.command("sweep")(sweep.sweep)
+app.command("reproduce")(reproduce.reproduce)
 app.command("verify")(verify.verify)
 app.command("convert")(convert.convert)
 app.command("bench")(bench.bench)

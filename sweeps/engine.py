@@ -11,6 +11,7 @@ import queue
 import tempfile
 import time
 import uuid
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any, Protocol, Self
@@ -82,6 +83,7 @@ class Engine:
         self._ready: list[Outcome] = []
         self._running: dict[str, tuple[Future[Any], Sequence[Job]]] = {}
         self._attempts: dict[str, int] = {}
+        self._waiting: deque[Sequence[Job]] = deque()
 
     def __enter__(self) -> Self:
         return self
@@ -96,7 +98,6 @@ class Engine:
             ConfigError: a job's folder holds another run; nothing is begun.
             BackendError: the scheduler does not answer.
         """
-        waiting = []
         for batch in batches:
             left = []
             for job in batch:
@@ -106,9 +107,17 @@ class Engine:
                 else:
                     self._ready.append(Outcome(job, *ended, attempts=0, reused=True))
             if left:
-                waiting.append(left)
-        for jobs in waiting:
-            self._begin(self._client or self._open(), jobs)
+                self._waiting.append(left)
+        self._fill()
+
+    def _fill(self) -> None:
+        """Give every worker a batch, and no second one: it might wait there beside an idle one."""
+        if not self._waiting:
+            return
+        client = self._client or self._open()
+        room = max(1, sum(client.nthreads().values())) - len(self._running)
+        for _ in range(min(room, len(self._waiting))):
+            self._begin(client, self._waiting.popleft())
 
     def _begin(self, client: Client, jobs: Sequence[Job]) -> None:
         key = f"{jobs[0].folder.name}-{uuid.uuid4().hex}"
@@ -121,7 +130,6 @@ class Engine:
             key,
             key=key,
             pure=False,
-            priority=-len(self._attempts),  # first come, first served
             retries=self._retries,
         )
         self._running[key] = future, jobs
@@ -133,7 +141,7 @@ class Engine:
         Raises:
             Interrupted: the watch asked to stop; what ran was saved.
         """
-        while self._ready or self._running:
+        while self._ready or self._running or self._waiting:
             self._stop_if_asked()
             while self._ready:
                 outcome = self._ready.pop(0)
@@ -143,10 +151,11 @@ class Engine:
                 self._take_news()
 
     def _take_news(self) -> None:
-        """Wait a moment for an event or the end of a batch."""
+        """Wait a moment for an event or the end of a batch; a worker that has come gets one."""
         try:
             found = self._news.get(timeout=TICK)
         except queue.Empty:
+            self._fill()
             return
         if not isinstance(found, Future):
             self._tell(found)
@@ -155,6 +164,7 @@ class Engine:
             attempts = max(1, self._attempts[found.key])
             given = zip(jobs, _ended(future, jobs), strict=True)
             self._ready += [Outcome(job, *how, attempts, reused=False) for job, how in given]
+            self._fill()
 
     def _tell(self, line: dict[str, Any]) -> None:
         key = line.pop("key")

@@ -13,6 +13,7 @@ from cli.sweeping import NAMES
 from cli.train import SPEC_FLAGS
 from cli.working import together
 from fwcore.spec import RunSpec
+from sweeps.engine import Engine
 from sweeps.jobs import Job
 from sweeps.plan import SearchSpec
 from sweeps.study import Search, Trial, connect
@@ -251,3 +252,36 @@ def test_a_batch_that_was_drawn_in_part_is_drawn_to_its_end(tmp_path):
     assert part.known() + part.ask() == want
     assert not part.partial()
     assert [trial.number for trial in part.known()] == [0, 1, 2, 3]
+
+
+# --- who gets a batch ---------------------------------------------------------------------
+
+
+class Workers:
+    """A client that only knows how many threads its workers have."""
+
+    def __init__(self, *threads: int) -> None:
+        self.threads = threads
+
+    def nthreads(self) -> dict[int, int]:
+        return dict(enumerate(self.threads))
+
+
+@pytest.mark.parametrize(
+    ("threads", "first", "later"),
+    [((1, 1), [0, 1], [2]), ((), [0], []), ((1, 2, 1), [0, 1, 2, 3], [4])],
+)
+def test_a_worker_has_one_batch_and_the_rest_waits_for_whoever_is_free(threads, first, later):
+    engine: Any = Engine(
+        None, scheduler=None, workers=2, threads_per_worker=1, retries=0, watch=None
+    )
+    engine._client = Workers(*threads)
+    engine._begin = lambda client, jobs: engine._running.update({jobs[0]: jobs})
+    engine._waiting.extend([number] for number in range(5))
+    engine._fill()
+    assert list(engine._running) == first
+    engine._fill()
+    assert list(engine._running) == first
+    del engine._running[0]
+    engine._fill()
+    assert list(engine._running) == [*first[1:], *(later or [1])]

@@ -1,0 +1,83 @@
+"""`fwt reproduce`: the runs behind the published tables, and the page about them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli import options
+from cli.train import flag
+
+
+def reproduce(
+    task: Annotated[str, typer.Argument(help="retrieval or mnist-glimpse.", show_default=False)],
+    quick: Annotated[
+        bool, typer.Option("--quick", help="R = 50, one seed, few epochs: minutes on two cores.")
+    ] = False,
+    group: Annotated[
+        list[str] | None,
+        flag("--group", "table, control or harder; may be repeated; default: table.", "What"),
+    ] = None,
+    model: Annotated[
+        list[str] | None, flag("--model", "Of these models alone; may be repeated.", "What", "-m")
+    ] = None,
+    size: Annotated[
+        list[int] | None, flag("--size", "Of these R alone; may be repeated.", "What", "-R")
+    ] = None,
+    seeds: Annotated[
+        str | None, flag("--seeds", "Such as 0-2 or 0,3; default: those of each cell.", "What")
+    ] = None,
+    backend: Annotated[
+        str | None,
+        flag("--backend", "torch or mlx; default: torch, and some cells on mlx.", "What", "-b"),
+    ] = None,
+    device: options.Device = "auto",
+    data_dir: options.DataDir = None,
+    out: Annotated[
+        Path | None,
+        flag(
+            "--out",
+            "Where benchmarks/results, RESULTS.md and docs/figures are; default: the checkout, "
+            "outside of one the folder reproduced.",
+            "Where",
+            "-o",
+        ),
+    ] = None,
+    runs_dir: Annotated[Path, flag("--runs-dir", "Folder of all runs.", "Where")] = Path("runs"),
+    scheduler: Annotated[
+        str | None,
+        flag("--scheduler", "Address of a Dask scheduler; default: processes here.", "Cluster"),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Processes here; default: one a core, on a GPU or without Dask this one.",
+            rich_help_panel="Cluster",
+        ),
+    ] = None,
+    page_only: Annotated[
+        bool, typer.Option("--page-only", help="Write the page and figures of what is stored.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would run and stop.")
+    ] = False,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Run the cells of a published table that are not stored yet, and write RESULTS.md.
+
+    What is stored is kept after every run; a command that was stopped goes on when given again.
+    To run on this machine what is stored already, name another place with --out.
+    Example: fwt reproduce retrieval --quick
+    """
+    from cli import reproducing
+
+    found = reproducing.Reproduction(
+        reproducing.Wanted(task, quick, group, model, size, seeds, backend),
+        reproducing.Where(device, data_dir, out, runs_dir, scheduler, workers),
+    )
+    reproducing.reproduce(found, page_only, dry_run, as_json, quiet)

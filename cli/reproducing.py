@@ -1,0 +1,388 @@
+"""From the cells of a table to their runs, stored records and the page, for `fwt reproduce`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cache, cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import backends
+import tasks
+from cli.lists import whole_numbers
+from cli.resolve import layer, resolve
+from cli.signals import StopFlag
+from fwcore.checkpoint import write_text
+from fwcore.errors import (
+    BackendError,
+    CheckFailed,
+    ConfigError,
+    DivergedError,
+    FwtError,
+    Interrupted,
+)
+from fwcore.runs import default_path
+from fwcore.spec import RunSpec
+from fwcore.train import Hooks
+from reproduce import cells, page, summary, tally
+from reproduce.budget import budget
+from reproduce.cells import Cell, Cells, Point
+from reproduce.curves import figures
+from reproduce.page import Chapter
+from reproduce.summary import Record
+from sweeps.jobs import Ended, Job, Outcome, Work, finished
+from tasks.datasets import SUBSET
+from tasks.recipe import merge
+
+ROOT = Path(__file__).resolve().parents[1]  # of a checkout, if it is one
+RESULTS, PAGE, README, PICTURES = "benchmarks/results", "RESULTS.md", "README.md", "docs/figures"
+ELSEWHERE = Path("reproduced")
+THREADS, RETRIES = 1, 3  # of a worker's arithmetic; of a run whose worker died
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which runs; see `fwt reproduce --help`."""
+
+    task: str
+    quick: bool = False
+    group: Sequence[str] | None = None
+    model: Sequence[str] | None = None
+    size: Sequence[int] | None = None
+    seeds: str | None = None
+    backend: str | None = None
+
+
+@dataclass(frozen=True)
+class Where:
+    """On what, and where files are; see `fwt reproduce --help`."""
+
+    device: str
+    data_dir: Path | None
+    out: Path | None
+    runs_dir: Path
+    scheduler: str | None
+    workers: int | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of a cell: its job, and what is known of it.
+
+    Attributes:
+        cell: the cell.
+        seed: its seed.
+        state: `stored`, `done` (its folder is finished), `to run`, `no model` or `no backend`.
+        job: None where there is no model.
+    """
+
+    cell: Cell
+    seed: int
+    state: str
+    job: Job | None
+
+    @property
+    def label(self) -> str:
+        """Such as `lstm R=50 s0 torch`."""
+        return f"{self.cell.name} s{self.seed} {self.cell.backend}"
+
+
+@cache
+def cells_of(task: str) -> Cells:
+    """The cells of a task with the settings of the present recipes; no dataset is needed.
+
+    Raises:
+        ConfigError: an unknown task.
+    """
+    load = cache(tasks.load)
+
+    def settled(name: str, model: str, point: Point) -> RunSpec:
+        """By the layers of `fwt train`; the bundled images have the shapes of the full set."""
+        wanted = layer(point.items(), "cells")
+        data = wanted.get("task", {})
+        at_hand = merge(wanted, {"task": {"dataset": SUBSET}}) if "dataset" in data else wanted
+        found = resolve(name, model, {}, at_hand, None, None, load).spec.json_data()
+        return RunSpec.parse(merge(found, {"task": data}), f"cells of {name}")
+
+    return Cells(task, settled)
+
+
+def results_root(out: Path | None) -> Path:
+    """Where stored runs and the page are: the checkout that this command is run in, if any."""
+    if out is not None:
+        return out
+    inside = Path.cwd().resolve().is_relative_to(ROOT) and (ROOT / RESULTS).is_dir()
+    return ROOT if inside else ELSEWHERE
+
+
+def chapters(root: Path) -> list[Chapter]:
+    """What the page says, of every task: stored runs below a folder, and the present recipes."""
+    return [
+        Chapter(task, cells_of(task).every(), summary.load(_store(root, task)), budget(task))
+        for task in cells.tasks_here()
+    ]
+
+
+def _store(root: Path, task: str) -> Path:
+    return root / RESULTS / f"{task}.json"
+
+
+def write_page(root: Path) -> list[Path]:
+    """RESULTS.md, and in a README the part that is marked for it."""
+    found = chapters(root)
+    summary.make_folder(root)
+    texts = {root / PAGE: page.page(found)}
+    readme = root / README
+    if readme.is_file():
+        texts[readme] = page.marked(readme.read_text(encoding="utf-8"), found)
+    for path, text in texts.items():
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            write_text(path, text)
+    return [root / PAGE]
+
+
+def write_figures(root: Path) -> list[Path]:
+    """The pictures; without Matplotlib a line on stderr."""
+    if find_spec("matplotlib") is None:
+        print("figures   not drawn: Matplotlib is missing; pip install 'fwt[plots]'",
+              file=sys.stderr)  # fmt: skip
+        return []
+    from reproduce.drawing import draw
+
+    found = [figures(each.task, each.cells, each.records) for each in chapters(root)]
+    return draw([figure for each in found for figure in each], root / PICTURES)
+
+
+class Reproduction:
+    """The runs that were asked for.
+
+    Raises:
+        ConfigError: an unknown task, group, model, size or backend, or no seeds.
+        CheckpointError: stored runs or a run's folder are damaged.
+    """
+
+    def __init__(self, wanted: Wanted, where: Where) -> None:
+        self.wanted, self.where = wanted, where
+        self.cells = self._cells()
+        self.runs_dir = where.runs_dir / "quick" if wanted.quick else where.runs_dir
+        self.root = self.runs_dir if wanted.quick else results_root(where.out)
+        self.store = _store(self.root, wanted.task)
+
+    def _cells(self) -> list[Cell]:
+        wanted = self.wanted
+        known = cells_of(wanted.task)
+        if wanted.quick and wanted.group:
+            raise ConfigError("--quick: expected no --group beside it; leave one of the two out")
+        groups = [known.group(name) for name in wanted.group or ("table",)]
+        given = known.quick() if wanted.quick else [cell for each in groups for cell in each]
+        if not given:
+            raise ConfigError(f"--group: {wanted.task} has no cells in {wanted.group}")
+        return cells.chosen(given, wanted.model, wanted.size, wanted.backend)
+
+    @cached_property
+    def seeds(self) -> list[int] | None:
+        """Those that were asked for; None: each cell's own. Raises ConfigError."""
+        if self.wanted.seeds is None:
+            return None
+        found = whole_numbers("--seeds", self.wanted.seeds)
+        return found if isinstance(found, list) else [found]
+
+    def runs(self) -> list[Run]:
+        """What the cells need, each run once."""
+        stored = {record.key for record in summary.load(self.store)}
+        found: dict[tuple[str, str | None, int], Run] = {}
+        for cell in self.cells:
+            for seed in self.seeds or cell.seeds:
+                key = cell.backend, cell.digest or cell.name, seed
+                if key not in found:
+                    job = self._job(cell, seed) if cell.spec else None
+                    found[key] = Run(cell, seed, _state(cell, key in stored, job), job)
+        return list(found.values())
+
+    def _job(self, cell: Cell, seed: int) -> Job:
+        spec, where = cell.seeded(seed), self.where
+        folder = default_path(self.runs_dir.resolve(), spec, cell.model, cell.backend)
+        data_dir = where.data_dir and where.data_dir.resolve()
+        return Job(spec, cell.backend, where.device, "auto", folder, data_dir)
+
+    @cached_property
+    def on_gpu(self) -> bool:
+        """Whether the runs go to a GPU, as far as this process can know."""
+        device = self.where.device
+        if device == "auto" and self.where.scheduler is None:
+            used = {cell.backend for cell in self.cells if backends.installed(cell.backend)}
+            return any(backends.load(name).devices()[0] != "cpu" for name in sorted(used))
+        return device not in ("auto", "cpu")
+
+    @property
+    def workers(self) -> int:
+        """How many processes are started; 1 is this one."""
+        if self.where.workers is not None:
+            return self.where.workers
+        if self.on_gpu or find_spec("distributed") is None:
+            return 1
+        from cli.sweeping import cores
+
+        return cores()
+
+
+def _state(cell: Cell, stored: bool, job: Job | None) -> str:
+    if job is None:
+        return "no model"
+    if stored:
+        return "stored"
+    if finished(job) is not None:
+        return "done"
+    return "to run" if backends.installed(cell.backend) else "no backend"
+
+
+def reproduce(
+    found: Reproduction, page_only: bool, dry_run: bool, as_json: bool, quiet: bool
+) -> None:
+    """Plan, run what is missing, store it, write the page, and print the cells.
+
+    Raises:
+        CheckFailed: a run failed for another reason than divergence.
+        DivergedError: runs diverged; they are stored and on the page.
+        Interrupted: a signal came; what ran was saved, and what had ended is stored.
+    """
+    from cli import reproduced
+
+    runs = found.runs()
+    lines = reproduced.plan_lines(found, runs)
+    if dry_run:
+        print(json.dumps({"runs": reproduced.plan_data(runs)}) if as_json else "\n".join(lines))
+        return
+    if not quiet:
+        print("\n".join(lines), file=sys.stderr, flush=True)
+    failed = [] if page_only else run_missing(found, runs, quiet)
+    written = [] if found.wanted.quick else [*write_page(found.root), *write_figures(found.root)]
+    tallied = tally.tallies(found.cells, summary.load(found.store))
+    if as_json:
+        print(json.dumps({"cells": [reproduced.cell_data(each) for each in tallied],
+                          "written": [str(path) for path in written]}))  # fmt: skip
+    else:
+        reproduced.print_cells(found, tallied, written)
+    _check(failed, len(runs))
+
+
+def _check(failed: Sequence[Outcome], total: int) -> None:
+    """Say by the exit code what went wrong."""
+    other = [each for each in failed if not _diverged(each)]
+    for kind, some in ((CheckFailed, other), (DivergedError, failed)):
+        if some:
+            raise kind(
+                f"reproduce: {len(some)} of {total} runs failed, the first in "
+                f"{some[0].job.folder}: {some[0].failure}"
+            )
+
+
+def _diverged(outcome: Outcome) -> bool:
+    return (outcome.failure or "").startswith(DivergedError.__name__)
+
+
+def run_missing(found: Reproduction, runs: Sequence[Run], quiet: bool) -> list[Outcome]:
+    """Train what is neither stored nor done; each run is stored as soon as it has ended.
+
+    Returns:
+        Those that failed.
+    """
+    labels = {run.job.folder: run.label for run in runs if run.job is not None}
+    jobs = [run.job for run in runs if run.job is not None and run.state in ("to run", "done")]
+    missing = {run.cell.backend for run in runs if run.state == "no backend"}
+    for name in sorted(missing):
+        if found.wanted.backend == name:
+            raise BackendError(f"backend {name}: not installed; see fwt doctor")
+        print(f"backend   {name} is not installed: its cells are not run", file=sys.stderr)
+    for spec in {job.spec.model_dump_json(include={"task"}): job.spec for job in jobs}.values():
+        tasks.load(tasks.parse(spec.task), found.where.data_dir)  # missing data is refused here
+    failed = []
+    for outcome in _outcomes(found, jobs, labels, quiet):
+        if outcome.failure is None or _diverged(outcome):
+            _keep(found, summary.of_folder(outcome.job.folder))
+        if outcome.failure is not None:
+            failed.append(outcome)
+    return failed
+
+
+def _keep(found: Reproduction, record: Record) -> None:
+    """A record in the store, and on the page at once, so that the two never disagree for long."""
+    summary.add(found.store, [record])
+    if not found.wanted.quick:
+        write_page(found.root)
+
+
+def _outcomes(
+    found: Reproduction, jobs: Sequence[Job], labels: Mapping[Path, str], quiet: bool
+) -> Iterator[Outcome]:
+    """How the jobs end, in the order in which they do."""
+    from cli.working import together, work
+    from sweeps.table import Progress
+
+    batches = [[job] for job in jobs]
+    if found.on_gpu:
+        sides = [[job for job in jobs if job.backend == name] for name in cells.BACKENDS]
+        batches = [batch for side in sides for batch in together(side)]
+    with ExitStack() as stack:
+        stop = stack.enter_context(StopFlag())
+        named: Callable[[Job], str] = lambda job: labels[job.folder]  # noqa: E731
+        watch = stack.enter_context(Progress(len(jobs), named, stop.read, quiet))
+        if found.workers == 1 and found.where.scheduler is None:
+            yield from in_turn(batches, work, watch)
+            return
+        if find_spec("distributed") is None:
+            raise BackendError(
+                "reproduce: package distributed is not installed; pip install 'fwt[sweep]', or "
+                "use --workers 1"
+            )
+        from sweeps.engine import Engine
+
+        engine = stack.enter_context(
+            Engine(
+                work,
+                scheduler=found.where.scheduler,
+                workers=found.workers,
+                threads_per_worker=THREADS,
+                retries=RETRIES,
+                watch=watch,
+            )
+        )
+        engine.submit(batches)
+        yield from engine.outcomes()
+
+
+def in_turn(batches: Sequence[Sequence[Job]], work: Work, watch: Any) -> Iterator[Outcome]:
+    """Batches one after another in this process, without Dask; see `sweeps.engine.Engine`."""
+    for batch in batches:
+        ended = {job.folder: finished(job) for job in batch}
+        left = [job for job in batch if ended[job.folder] is None]
+        if left:
+            watch.told(left, {"split": "", "step": 0})
+            for job, each in zip(left, _worked(left, work, watch), strict=True):
+                ended[job.folder] = each
+        for job in batch:
+            how = ended[job.folder]
+            assert how is not None  # noqa: S101 - by the lines above; for the type checker
+            outcome = Outcome(job, *how, attempts=int(job in left), reused=job not in left)
+            watch.ended(outcome)
+            yield outcome
+
+
+def _worked(jobs: Sequence[Job], work: Work, watch: Any) -> Sequence[Ended]:
+    """Train a batch here."""
+
+    def tell(line: dict[str, Any]) -> None:
+        if line["split"] != "test":
+            watch.told(jobs, line)
+
+    try:
+        return work(jobs, Hooks(on_metrics=tell, stop_signal=watch.stop))
+    except Interrupted:
+        raise
+    except FwtError as error:
+        return [Ended.by(error)] * len(jobs)

@@ -1,0 +1,189 @@
+"""Learning curves of runs: a line for each setting, the mean over its seeds, and their range."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from figures.canvas import STYLES, sheet
+from fwcore.errors import FileError
+from fwcore.runs import RunFolder
+from fwcore.spec import RunSpec
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+X = {"updates": "updates", "examples": "training examples seen", "seconds": "seconds"}
+Y = {"error": "error, %", "loss": "loss, nats", "grad-norm": "gradient norm"}
+KEYS = {"error": "error_pct", "loss": "loss", "grad-norm": "grad_norm"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run and its lines of metrics.
+
+    Attributes:
+        path: its folder.
+        name: of the model.
+        backend: that trained it.
+        spec: its settings.
+        lines: of `metrics.jsonl`, in order.
+    """
+
+    path: Path
+    name: str
+    backend: str
+    spec: RunSpec
+    lines: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The runs of one setting.
+
+    Attributes:
+        label: what sets it apart.
+        seeds: of its runs.
+        x: places, means over the seeds.
+        middle, low, high: mean, least and largest over the seeds.
+    """
+
+    label: str
+    seeds: tuple[int, ...]
+    x: tuple[float, ...]
+    middle: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+
+def metrics(folder: RunFolder) -> tuple[Mapping[str, Any], ...]:
+    """The lines of a run's metrics; one that is still being written at the end is left out.
+
+    Raises:
+        FileError: the file cannot be read, or a line before the last is damaged.
+    """
+    path = folder.path / "metrics.jsonl"
+    try:
+        texts = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read: {error.strerror}") from error
+    found = []
+    for number, text in enumerate(texts, 1):
+        try:
+            found.append(json.loads(text))
+        except ValueError as error:
+            if number < len(texts):
+                raise FileError(f"{path}: line {number} is damaged: {error}") from error
+    return tuple(found)
+
+
+def curves(runs: Sequence[Run], x: str, y: str, split: str) -> list[Curve]:
+    """A curve for each setting that was run, in the order of the runs.
+
+    Args:
+        runs: the runs; those that differ in the seed alone are one curve.
+        x: a key of `X`.
+        y: a key of `Y`.
+        split: whose lines are taken, `train` or `val`.
+    """
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        groups.setdefault((run.backend, run.spec.run_digest()), []).append(run)
+    labels = _labels([group[0] for group in groups.values()])
+    made = (
+        _curve(group, label, x, y, split)
+        for group, label in zip(groups.values(), labels, strict=True)
+    )
+    return [curve for curve in made if curve.x]
+
+
+def _curve(group: Sequence[Run], label: str, x: str, y: str, split: str) -> Curve:
+    each = [dict(_points(run, x, KEYS[y], split)) for run in group]
+    steps = sorted(set.intersection(*map(set, each)))
+    places = [statistics.fmean(points[step][0] for points in each) for step in steps]
+    values = [[points[step][1] for points in each] for step in steps]
+    return Curve(
+        label,
+        tuple(run.spec.train.seed for run in group),
+        tuple(places),
+        tuple(map(statistics.fmean, values)),
+        tuple(map(min, values)),
+        tuple(map(max, values)),
+    )
+
+
+def _points(run: Run, x: str, key: str, split: str) -> Iterator[tuple[int, tuple[float, float]]]:
+    """Update -> (place, number)."""
+    for line in run.lines:
+        if line["split"] == split and key in line:
+            step = line["step"]
+            examples = step * run.spec.train.batch_size
+            place = {"updates": step, "examples": examples, "seconds": line["elapsed_s"]}[x]
+            yield step, (float(place), float(line[key]))
+
+
+def _labels(runs: Sequence[Run]) -> list[str]:
+    """Model and size of each, and every other setting in which runs of one model differ."""
+    flat = [_settings(run) for run in runs]
+    found = []
+    for run, own in zip(runs, flat, strict=True):
+        like = [other for other in flat if other["model"] == own["model"]]
+        differing = [
+            f"{key.rpartition('.')[2]}={own[key]}"
+            for key in own
+            if key != "model" and any(other.get(key) != own[key] for other in like)
+        ]
+        found.append(", ".join([f"{run.name} R={run.spec.model.core.size}", *differing]))
+    return found
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    """What may set a run apart, by dotted key."""
+    data = run.spec.json_data()
+    del data["train"]["seed"]
+    label = f"{run.name} R={run.spec.model.core.size}"
+    kept = {key: data[key] for key in ("task", "model", "train")}
+    return {"model": label, "backend": run.backend, **dict(_flat(kept))}
+
+
+def _flat(data: Mapping[str, Any], at: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in data.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{at}{key}.")
+        else:
+            yield f"{at}{key}", value
+
+
+def draw(found: Sequence[Curve], x: str, y: str, split: str, logarithmic: bool) -> Figure:
+    """The curves; the range over several seeds is shaded."""
+    figure, axes = sheet(1, 1, (6.4, 4.0))
+    axis = axes[0, 0]
+    for number, curve in enumerate(found):
+        colour, marker = STYLES[number % len(STYLES)]
+        seeds = f" ({len(curve.seeds)} seeds)" if len(curve.seeds) > 1 else ""
+        axis.plot(
+            curve.x,
+            curve.middle,
+            color=colour,
+            marker=marker,
+            markersize=4,
+            markevery=max(1, len(curve.x) // 10),
+            linestyle=("-", "--", "-.", ":")[number // len(STYLES) % 4],
+            label=curve.label + seeds,
+        )
+        if len(curve.seeds) > 1:
+            axis.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.15, linewidth=0)
+    if logarithmic:
+        axis.set_yscale("log")
+    else:
+        axis.set_ylim(bottom=0)
+    axis.xaxis.set_major_formatter("{x:,.0f}")
+    axis.set_xlabel(X[x])
+    axis.set_ylabel(f"{'training' if split == 'train' else 'validation'} {Y[y]}")
+    axis.grid(color="0.9")
+    axis.legend(fontsize=7)
+    return figure
