@@ -175,7 +175,8 @@ def test_a_finished_run_is_kept(finished):
     assert (kept.steps, kept.best_step, kept.test_examples) == (6, done["best_step"], 64)
     assert kept.parameters == 37 * 100 + (16 + 400 + 8) + (400 + 100) + (1000 + 10)
     assert kept.key == ("torch", spec.run_digest(), 0)
-    assert kept.command.startswith("fwt ")
+    first = (RunFolder(finished).read_json("run.json") or {})["sessions"][0]
+    assert kept.command == summary.command_of(first["argv"])
     assert kept.versions.keys() == {"fwt", "torch", "numpy", "python"}
     assert [step for step, _ in kept.curve] == [6]
 
