@@ -52,3 +52,19 @@ Debug = Annotated[
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
+RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder of all runs.")]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(
+        help="Address of a Dask scheduler; default: processes here.", rich_help_panel="Cluster"
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Processes here; default: one a core, on a GPU one.",
+        rich_help_panel="Cluster",
+    ),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would run and stop.")]

@@ -45,25 +45,13 @@ def reproduce(
             "-o",
         ),
     ] = None,
-    runs_dir: Annotated[Path, flag("--runs-dir", "Folder of all runs.", "Where")] = Path("runs"),
-    scheduler: Annotated[
-        str | None,
-        flag("--scheduler", "Address of a Dask scheduler; default: processes here.", "Cluster"),
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Processes here; default: one a core, on a GPU or without Dask this one.",
-            rich_help_panel="Cluster",
-        ),
-    ] = None,
+    runs_dir: options.RunsDir = Path("runs"),
+    scheduler: options.Scheduler = None,
+    workers: options.Workers = None,
     page_only: Annotated[
         bool, typer.Option("--page-only", help="Write the page and figures of what is stored.")
     ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what would run and stop.")
-    ] = False,
+    dry_run: options.DryRun = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,

@@ -16,23 +16,13 @@ def sweep(
     device: options.Device = "auto",
     memory: options.Memory = "auto",
     data_dir: options.DataDir = None,
-    runs_dir: Annotated[Path, flag("--runs-dir", "Folder of all runs.", "Where")] = Path("runs"),
+    runs_dir: options.RunsDir = Path("runs"),
     storage: Annotated[
         str | None,
         flag("--storage", "URL of the search's database; default: SQLite in its folder.", "Where"),
     ] = None,
-    scheduler: Annotated[
-        str | None,
-        flag("--scheduler", "Address of a Dask scheduler; default: processes here.", "Cluster"),
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Processes here; default: one a core, on a GPU one.",
-            rich_help_panel="Cluster",
-        ),
-    ] = None,
+    scheduler: options.Scheduler = None,
+    workers: options.Workers = None,
     threads: Annotated[
         int, typer.Option(min=1, help="Threads of each process.", rich_help_panel="Cluster")
     ] = 1,
@@ -42,9 +32,7 @@ def sweep(
             min=0, help="Times that a run goes on after a lost worker.", rich_help_panel="Cluster"
         ),
     ] = 3,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what would run and stop.")
-    ] = False,
+    dry_run: options.DryRun = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,

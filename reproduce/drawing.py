@@ -6,15 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-
-from fwcore.errors import FileError
+from figures import canvas
 from reproduce.curves import Figure, Line
 from reproduce.summary import make_folder
-
-mpl.use("Agg")
-
-from matplotlib import pyplot as plt
 
 # style -> colour, dashes, marker. The colours are those of Okabe & Ito 2008, which differ in
 # lightness too; dashes and markers tell lines apart without them.
@@ -42,9 +36,7 @@ def draw(figures: Iterable[Figure], folder: Path) -> list[Path]:
 def _draw(figure: Figure, path: Path) -> Path:
     panels = list(dict.fromkeys(line.panel for line in figure.lines))
     width = 1.5 + 5 * len(panels)
-    picture, places = plt.subplots(
-        1, len(panels), figsize=(width, 4.2), squeeze=False, sharey=True, layout="constrained"
-    )
+    picture, places = canvas.sheet(1, len(panels), (width, 4.2), sharey=True)
     for place, panel in zip(places[0], panels, strict=True):
         for line in figure.lines:
             if line.panel == panel:
@@ -62,12 +54,7 @@ def _draw(figure: Figure, path: Path) -> Path:
     picture.legend(list(lines.values()), list(lines), loc="outside lower center", ncols=4,
                    frameon=False)  # fmt: skip
     picture.suptitle(figure.title)
-    try:
-        picture.savefig(path, dpi=120)
-    except OSError as error:
-        raise FileError(f"{path}: cannot be written: {error.strerror}") from error
-    finally:
-        plt.close(picture)
+    canvas.save(picture, path)
     return path
 
 
