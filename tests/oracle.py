@@ -4,190 +4,44 @@ Written from the papers alone; it shares no code with the package under test. Nu
 the arrays that go in and come out: every sum is an explicit loop over Python floats.
 
 Letters: B batch, T time, I input, R hidden, S inner steps, E embedding, K classes. Equation
-numbers (1) to (4) are those of Ba, Hinton, Mnih, Leibo, Ionescu 2016 as design/paper.md gives
-them; [N] is Ba, Kiros, Hinton 2016 (layer normalization). Steps count from 0: step t reads
-x[:, t] and yields hs[:, t]. Parameters are a mapping of name to float64 array, only read.
+numbers (1) to (4) count as in `fwcore.memory` and `fwcore.cells.fast_weights`, after Ba, Hinton,
+Mnih, Leibo, Ionescu 2016; [N] is Ba, Kiros, Hinton 2016 (layer normalization). Steps count from 0:
+step t reads x[:, t] and yields hs[:, t]. Parameters are a mapping of name to float64 array, only
+read.
 """
 
 import math
-from collections.abc import Callable, Collection, Mapping
-from typing import Any, Literal, TypeAlias, cast
+from collections.abc import Callable, Collection
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-Array: TypeAlias = npt.NDArray[np.float64]
-Params: TypeAlias = Mapping[str, Array]
+from tests.oracle_layers import (
+    Array,
+    Mat,
+    Params,
+    Vec,
+    as_mat,
+    as_vec,
+    check_choice,
+    embedding,
+    linear,
+    matrix_times,
+    norm_of,
+    relu,
+    relu_of,
+    sigmoid_of,
+    sizes_of,
+    step_set,
+    sum_of,
+)
+from tests.oracle_layers import cross_entropy as cross_entropy
+from tests.oracle_layers import layer_norm as layer_norm
+from tests.oracle_layers import log_softmax as log_softmax
+
 States: TypeAlias = dict[str, Array]
 Core: TypeAlias = Callable[[Params, Array], tuple[Array, States]]
-Vec: TypeAlias = list[float]
-Mat: TypeAlias = list[Vec]
-
-EPS = 1e-5
-
-
-# --- arrays in, Python floats out ---------------------------------------------------------
-
-
-def _vec(a: npt.ArrayLike, *shape: int) -> Vec:
-    """The one-dimensional `a` as a list of floats; `shape`, where given, is what it must be."""
-    array = np.asarray(a, dtype=np.float64)
-    if array.ndim != 1 or (shape and array.shape != shape):
-        raise ValueError(f"a vector of shape {shape or '(N,)'} was expected, got {array.shape}")
-    return cast(Vec, array.tolist())
-
-
-def _mat(a: npt.ArrayLike, *shape: int) -> Mat:
-    """The two-dimensional `a` as a list of rows; `shape`, where given, is what it must be."""
-    array = np.asarray(a, dtype=np.float64)
-    if array.ndim != 2 or (shape and array.shape != shape):
-        raise ValueError(f"a matrix of shape {shape or '(M, N)'} was expected, got {array.shape}")
-    return cast(Mat, array.tolist())
-
-
-def _choice(what: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Refuse a misspelt option: an oracle must not fall through to some other model."""
-    if value not in allowed:
-        raise ValueError(f"{what} must be one of {', '.join(allowed)}, got {value!r}")
-
-
-def _steps(what: str, steps: Collection[int], count: int) -> set[int]:
-    """`steps` as a set, each of them one of 0..count-1."""
-    for t in steps:
-        if not 0 <= t < count:
-            raise ValueError(f"{what} step {t} is not one of the steps 0..{count - 1}")
-    return set(steps)
-
-
-def _sequences(x: Array) -> tuple[int, int, int]:
-    """(B, T, I) of a batch of sequences."""
-    if x.ndim != 3:
-        raise ValueError(f"x must have the shape (B, T, I), got {x.shape}")
-    return x.shape[0], x.shape[1], x.shape[2]
-
-
-# --- scalar and vector arithmetic ---------------------------------------------------------
-
-
-def _relu(v: float) -> float:
-    """max(v, 0); a NaN stays a NaN."""
-    return 0.0 if v <= 0.0 else v
-
-
-def _sigmoid(v: float) -> float:
-    """1 / (1 + exp(-v)), without overflow for large negative v."""
-    if v >= 0.0:
-        return 1.0 / (1.0 + math.exp(-v))
-    e = math.exp(v)
-    return e / (1.0 + e)
-
-
-def _matvec(m: Mat, v: Vec) -> Vec:
-    """M (M, N) times v (N,) -> (M,)."""
-    out = [0.0] * len(m)
-    for i in range(len(m)):
-        if len(m[i]) != len(v):
-            raise ValueError(f"a row of {len(m[i])} numbers cannot meet {len(v)} numbers")
-        total = 0.0
-        for j in range(len(v)):
-            total += m[i][j] * v[j]
-        out[i] = total
-    return out
-
-
-def _add(*vs: Vec) -> Vec:
-    """The elementwise sum of vectors (N,) -> (N,)."""
-    out = [0.0] * len(vs[0])
-    for v in vs:
-        if len(v) != len(out):
-            raise ValueError(f"{len(v)} numbers cannot be added to {len(out)} numbers")
-        for i in range(len(v)):
-            out[i] += v[i]
-    return out
-
-
-def _layer_norm(v: Vec, gain: Vec, bias: Vec, eps: float = EPS) -> Vec:
-    """[N] of one vector (N,): (v - mean) / sqrt(variance + eps) * gain + bias, biased variance."""
-    n = len(v)
-    if len(gain) != n or len(bias) != n:
-        raise ValueError(f"LN over {n} numbers has {len(gain)} gains and {len(bias)} biases")
-    total = 0.0
-    for i in range(n):
-        total += v[i]
-    mean = total / n
-    squares = 0.0
-    for i in range(n):
-        squares += (v[i] - mean) * (v[i] - mean)
-    root = math.sqrt(squares / n + eps)
-    return [gain[i] * ((v[i] - mean) / root) + bias[i] for i in range(n)]
-
-
-def _norm_of(p: Params, name: str, size: int) -> Callable[[Vec], Vec]:
-    """The layer normalization whose parameters are `name`.weight and `name`.bias, both (size,)."""
-    gain, bias = _vec(p[name + ".weight"], size), _vec(p[name + ".bias"], size)
-    return lambda v: _layer_norm(v, gain, bias)
-
-
-# --- layers -------------------------------------------------------------------------------
-
-
-def layer_norm(v: Array, gain: Array, bias: Array, eps: float = EPS) -> Array:
-    """[N] over the last axis. v (..., N), gain (N,), bias (N,) -> (..., N)."""
-    g, b = _vec(gain), _vec(bias)
-    rows = [_layer_norm(row, g, b, eps) for row in _mat(v.reshape(-1, v.shape[-1]))]
-    return np.array(rows, dtype=np.float64).reshape(v.shape)
-
-
-def relu(v: Array) -> Array:
-    """max(v, 0) of every element. v (...) -> (...)."""
-    flat = [_relu(e) for e in _vec(v.reshape(-1))]
-    return np.array(flat, dtype=np.float64).reshape(v.shape)
-
-
-def linear(weight: Array, bias: Array | None, x: Array) -> Array:
-    """W x + b over the last axis. weight (O, I), bias (O,) or None, x (..., I) -> (..., O)."""
-    w = _mat(weight)
-    b = [0.0] * len(w) if bias is None else _vec(bias, len(w))
-    rows = [_add(_matvec(w, row), b) for row in _mat(x.reshape(-1, x.shape[-1]))]
-    return np.array(rows, dtype=np.float64).reshape(*x.shape[:-1], len(w))
-
-
-def embedding(weight: Array, ids: npt.NDArray[Any]) -> Array:
-    """Row ids[...] of the table. weight (symbols, E), ids integers (...) -> (..., E)."""
-    table = _mat(weight)
-    rows: Mat = []
-    for i in ids.reshape(-1).tolist():
-        if not isinstance(i, int) or not 0 <= i < len(table):
-            raise ValueError(f"id {i!r} is not one of the symbols 0..{len(table) - 1}")
-        rows.append(table[i])
-    return np.array(rows, dtype=np.float64).reshape(*ids.shape, weight.shape[1])
-
-
-def log_softmax(logits: Array) -> Array:
-    """logits_k - log sum_j exp(logits_j) over the last axis. logits (..., K) -> (..., K)."""
-    rows: Mat = []
-    for row in _mat(logits.reshape(-1, logits.shape[-1])):
-        top = max(row)
-        total = 0.0
-        for e in row:
-            total += math.exp(e - top)
-        rows.append([e - top - math.log(total) for e in row])
-    return np.array(rows, dtype=np.float64).reshape(logits.shape)
-
-
-def cross_entropy(logits: Array, targets: npt.NDArray[Any]) -> float:
-    """Mean of -log p(target), natural logarithm. logits (B, K), targets integers (B,)."""
-    rows = _mat(log_softmax(logits))
-    classes = targets.tolist()
-    if targets.shape != (len(rows),):
-        raise ValueError(f"targets must have the shape ({len(rows)},), got {targets.shape}")
-    total = 0.0
-    for b in range(len(rows)):
-        k = classes[b]
-        if not isinstance(k, int) or not 0 <= k < len(rows[b]):
-            raise ValueError(f"target {k!r} is not one of the classes 0..{len(rows[b]) - 1}")
-        total -= rows[b][k]
-    return total / len(rows)
 
 
 # --- recurrent cores ----------------------------------------------------------------------
@@ -237,21 +91,21 @@ def fast_weights(
 
     Returns hs (B, T, R) and {'h': (B, R), 'A': (B, R, R)}, h after the wipe.
     """
-    _choice("norm", norm, ("sum", "none", "slow"))
-    _choice("write", write, ("final", "preliminary"))
-    _choice("sustained", sustained, ("boundary", "identity"))
+    check_choice("norm", norm, ("sum", "none", "slow"))
+    check_choice("write", write, ("final", "preliminary"))
+    check_choice("sustained", sustained, ("boundary", "identity"))
     if inner_steps < 0:
         raise ValueError(f"inner_steps must not be negative, got {inner_steps}")
-    batch, time, inputs = _sequences(x)
+    batch, time, inputs = sizes_of(x)
     size = p["core.w"].shape[0]
-    stored = _steps("store", range(time) if store is None else store, time)
-    integrated = _steps("integrate", integrate, time)
-    slow = (_mat(p["core.w"], size, size), _mat(p["core.c"], size, inputs))
+    stored = step_set("store", range(time) if store is None else store, time)
+    integrated = step_set("integrate", integrate, time)
+    slow = (as_mat(p["core.w"], size, size), as_mat(p["core.c"], size, inputs))
     merging = slow
     if integrated:
-        merging = (_mat(p["core.w_int"], size, size), _mat(p["core.c_int"], size, inputs))
-    bias = _vec(p["core.bias"], size) if norm == "slow" else []
-    ln = _norm_of(p, "core.norm", size) if norm != "none" else None
+        merging = (as_mat(p["core.w_int"], size, size), as_mat(p["core.c_int"], size, inputs))
+    bias = as_vec(p["core.bias"], size) if norm == "slow" else []
+    ln = norm_of(p, "core.norm", size) if norm != "none" else None
 
     hs = np.zeros((batch, time, size))
     final = {"h": np.zeros((batch, size)), "A": np.zeros((batch, size, size))}
@@ -260,23 +114,23 @@ def fast_weights(
         a = [[0.0] * size for _ in range(size)]
         for t in range(time):
             w, c = merging if t in integrated else slow
-            pre = _add(_matvec(w, h), _matvec(c, _vec(x[b, t])))
+            pre = sum_of(matrix_times(w, h), matrix_times(c, as_vec(x[b, t])))
             if norm == "slow" and ln is not None:
-                pre = ln(_add(bias, pre))
-            h_0 = [_relu(e) for e in pre]
+                pre = ln(sum_of(bias, pre))
+            h_0 = [relu_of(e) for e in pre]
             if write == "preliminary":
                 a = _decay_and_write(a, decay, rate, h_0 if t in stored else None)
             if inner_steps == 0:
                 bracket = ln(pre) if norm == "sum" and ln is not None else pre
-                h = [_relu(e) for e in bracket]
+                h = [relu_of(e) for e in bracket]
             else:
                 h = h_0
                 for _ in range(inner_steps):
                     kept = pre if sustained == "boundary" else h
-                    bracket = _add(kept, _matvec(a, h))
+                    bracket = sum_of(kept, matrix_times(a, h))
                     if norm == "sum" and ln is not None:
                         bracket = ln(bracket)
-                    h = [_relu(e) for e in bracket]
+                    h = [relu_of(e) for e in bracket]
             if write == "final":
                 a = _decay_and_write(a, decay, rate, h if t in stored else None)
             hs[b, t] = h
@@ -297,20 +151,20 @@ def rnn(
 
     Returns hs (B, T, R) and {'h': (B, R)}.
     """
-    _choice("activation", activation, ("relu", "tanh"))
-    f = _relu if activation == "relu" else math.tanh
-    batch, time, inputs = _sequences(x)
+    check_choice("activation", activation, ("relu", "tanh"))
+    f = relu_of if activation == "relu" else math.tanh
+    batch, time, inputs = sizes_of(x)
     size = p["core.wh"].shape[0]
-    wh, wx = _mat(p["core.wh"], size, size), _mat(p["core.wx"], size, inputs)
-    bias = _vec(p["core.bias"], size)
-    ln = _norm_of(p, "core.norm", size) if norm else None
+    wh, wx = as_mat(p["core.wh"], size, size), as_mat(p["core.wx"], size, inputs)
+    bias = as_vec(p["core.bias"], size)
+    ln = norm_of(p, "core.norm", size) if norm else None
 
     hs = np.zeros((batch, time, size))
     final = {"h": np.zeros((batch, size))}
     for b in range(batch):
         h = [0.0] * size
         for t in range(time):
-            pre = _add(bias, _matvec(wh, h), _matvec(wx, _vec(x[b, t])))
+            pre = sum_of(bias, matrix_times(wh, h), matrix_times(wx, as_vec(x[b, t])))
             if ln is not None:
                 pre = ln(pre)
             h = [f(e) for e in pre]
@@ -331,16 +185,16 @@ def lstm(p: Params, x: Array, *, norm: bool) -> tuple[Array, States]:
 
     Returns hs (B, T, R) and {'h': (B, R), 'c': (B, R)}.
     """
-    batch, time, inputs = _sequences(x)
+    batch, time, inputs = sizes_of(x)
     size = p["core.wh"].shape[1]
-    wh, wx = _mat(p["core.wh"], 4 * size, size), _mat(p["core.wx"], 4 * size, inputs)
-    bias = _vec(p["core.bias"], 4 * size)
+    wh, wx = as_mat(p["core.wh"], 4 * size, size), as_mat(p["core.wx"], 4 * size, inputs)
+    bias = as_vec(p["core.bias"], 4 * size)
     lns = None
     if norm:
         lns = (
-            _norm_of(p, "core.norm_h", 4 * size),
-            _norm_of(p, "core.norm_x", 4 * size),
-            _norm_of(p, "core.norm_c", size),
+            norm_of(p, "core.norm_h", 4 * size),
+            norm_of(p, "core.norm_x", 4 * size),
+            norm_of(p, "core.norm_c", size),
         )
 
     hs = np.zeros((batch, time, size))
@@ -349,15 +203,15 @@ def lstm(p: Params, x: Array, *, norm: bool) -> tuple[Array, States]:
         h = [0.0] * size
         c = [0.0] * size
         for t in range(time):
-            from_h, from_x = _matvec(wh, h), _matvec(wx, _vec(x[b, t]))
+            from_h, from_x = matrix_times(wh, h), matrix_times(wx, as_vec(x[b, t]))
             if lns is not None:
                 from_h, from_x = lns[0](from_h), lns[1](from_x)
-            gates = _add(from_h, from_x, bias)
+            gates = sum_of(from_h, from_x, bias)
             for r in range(size):
-                i, f = _sigmoid(gates[r]), _sigmoid(gates[size + r])
+                i, f = sigmoid_of(gates[r]), sigmoid_of(gates[size + r])
                 c[r] = f * c[r] + i * math.tanh(gates[2 * size + r])
             shown = c if lns is None else lns[2](c)
-            h = [_sigmoid(gates[3 * size + r]) * math.tanh(shown[r]) for r in range(size)]
+            h = [sigmoid_of(gates[3 * size + r]) * math.tanh(shown[r]) for r in range(size)]
             hs[b, t] = h
         final["h"][b] = h
         final["c"][b] = c
@@ -376,27 +230,27 @@ def gru(p: Params, x: Array, *, norm: bool) -> tuple[Array, States]:
 
     Returns hs (B, T, R) and {'h': (B, R)}.
     """
-    batch, time, inputs = _sequences(x)
+    batch, time, inputs = sizes_of(x)
     size = p["core.wh"].shape[1]
-    wh, wx = _mat(p["core.wh"], 3 * size, size), _mat(p["core.wx"], 3 * size, inputs)
-    bias, bias_n = _vec(p["core.bias"], 3 * size), _vec(p["core.bias_n"], size)
+    wh, wx = as_mat(p["core.wh"], 3 * size, size), as_mat(p["core.wx"], 3 * size, inputs)
+    bias, bias_n = as_vec(p["core.bias"], 3 * size), as_vec(p["core.bias_n"], size)
     lns = None
     if norm:
-        lns = (_norm_of(p, "core.norm_h", 3 * size), _norm_of(p, "core.norm_x", 3 * size))
+        lns = (norm_of(p, "core.norm_h", 3 * size), norm_of(p, "core.norm_x", 3 * size))
 
     hs = np.zeros((batch, time, size))
     final = {"h": np.zeros((batch, size))}
     for b in range(batch):
         h = [0.0] * size
         for t in range(time):
-            from_h, from_x = _matvec(wh, h), _matvec(wx, _vec(x[b, t]))
+            from_h, from_x = matrix_times(wh, h), matrix_times(wx, as_vec(x[b, t]))
             if lns is not None:
                 from_h, from_x = lns[0](from_h), lns[1](from_x)
-            from_x = _add(from_x, bias)
+            from_x = sum_of(from_x, bias)
             new = [0.0] * size
             for i in range(size):
-                r = _sigmoid(from_x[i] + from_h[i])
-                z = _sigmoid(from_x[size + i] + from_h[size + i])
+                r = sigmoid_of(from_x[i] + from_h[i])
+                z = sigmoid_of(from_x[size + i] + from_h[size + i])
                 n = math.tanh(from_x[2 * size + i] + r * (from_h[2 * size + i] + bias_n[i]))
                 new[i] = (1.0 - z) * n + z * h[i]
             h = new
@@ -423,11 +277,11 @@ def alstm(p: Params, x: Array, *, permutations: list[list[int]]) -> tuple[Array,
 
     Returns hs (B, T, R) and {'h': (B, R), 'c_real': (B, N, R/2), 'c_imag': (B, N, R/2)}.
     """
-    batch, time, inputs = _sequences(x)
+    batch, time, inputs = sizes_of(x)
     size, copies = p["core.wh"].shape[1], len(permutations)
     half = size // 2
-    wh, wx = _mat(p["core.wh"], 9 * half, size), _mat(p["core.wx"], 9 * half, inputs)
-    bias = _vec(p["core.bias"], 9 * half)
+    wh, wx = as_mat(p["core.wh"], 9 * half, size), as_mat(p["core.wx"], 9 * half, inputs)
+    bias = as_vec(p["core.bias"], 9 * half)
 
     hs = np.zeros((batch, time, size))
     parts = (batch, copies, half)
@@ -436,8 +290,8 @@ def alstm(p: Params, x: Array, *, permutations: list[list[int]]) -> tuple[Array,
         h = [0.0] * size
         c = [[0j] * half for _ in range(copies)]
         for t in range(time):
-            pre = _add(_matvec(wh, h), _matvec(wx, _vec(x[b, t])), bias)
-            i, f, o = ([_sigmoid(pre[part * half + k]) for k in range(half)] for part in range(3))
+            pre = sum_of(matrix_times(wh, h), matrix_times(wx, as_vec(x[b, t])), bias)
+            i, f, o = ([sigmoid_of(pre[part * half + k]) for k in range(half)] for part in range(3))
             u, r_i, r_o = (
                 [
                     _bounded(complex(pre[part * half + k], pre[(part + 3) * half + k]))
@@ -463,8 +317,8 @@ def alstm(p: Params, x: Array, *, permutations: list[list[int]]) -> tuple[Array,
 def _glimpse_features(p: Params, picture: Mat) -> Vec:
     """One picture through two layers of convolution, see `convnet`. picture (S, S) -> (R,)."""
     side = len(picture)
-    k1, b1 = p["core.conv1.weight"].tolist(), _vec(p["core.conv1.bias"])
-    k2, b2 = p["core.conv2.weight"].tolist(), _vec(p["core.conv2.bias"])
+    k1, b1 = p["core.conv1.weight"].tolist(), as_vec(p["core.conv1.bias"])
+    k2, b2 = p["core.conv2.weight"].tolist(), as_vec(p["core.conv2.bias"])
     places = range(0, side - 2, 2)  # where a window of 3 fits
     pooled: list[Mat] = []
     for channel in range(len(b1)):
@@ -478,7 +332,7 @@ def _glimpse_features(p: Params, picture: Mat) -> Vec:
                         y, z = row + i - 1, column + j - 1
                         if 0 <= y < side and 0 <= z < side:
                             total += k1[channel][0][i][j] * picture[y][z]
-                seen[row].append(_relu(total))
+                seen[row].append(relu_of(total))
         pooled.append(
             [
                 [max(seen[y + i][z + j] for i in range(3) for j in range(3)) for z in places]
@@ -492,7 +346,7 @@ def _glimpse_features(p: Params, picture: Mat) -> Vec:
             for i in range(len(places)):
                 for j in range(len(places)):
                     total += k2[channel][source][i][j] * pooled[source][i][j]
-        out.append(_relu(total))
+        out.append(relu_of(total))
     return out
 
 
@@ -507,17 +361,17 @@ def convnet(p: Params, x: Array) -> tuple[Array, States]:
     Returns hs (B, T, R), the features after each step, and {'h': (B, R)}, the last sum without
     bias and ReLU.
     """
-    batch, time, pixels = _sequences(x)
+    batch, time, pixels = sizes_of(x)
     side = math.isqrt(pixels)
     size = p["core.bias"].shape[0]
-    bias = _vec(p["core.bias"], size)
+    bias = as_vec(p["core.bias"], size)
     hs, final = np.zeros((batch, time, size)), {"h": np.zeros((batch, size))}
     for b in range(batch):
         total = [0.0] * size
         for t in range(time):
-            v = _glimpse_features(p, _mat(x[b, t].reshape(side, side)))
-            total = _add(total, _matvec(_mat(p["core.w"][t], size, size), v))
-            hs[b, t] = [_relu(e) for e in _add(total, bias)]
+            v = _glimpse_features(p, as_mat(x[b, t].reshape(side, side)))
+            total = sum_of(total, matrix_times(as_mat(p["core.w"][t], size, size), v))
+            hs[b, t] = [relu_of(e) for e in sum_of(total, bias)]
         final["h"][b] = total
     return hs, final
 
@@ -544,10 +398,10 @@ def network(
     head.output.weight (K, M), head.output.bias (K,). 'plain': head.output alone, (K, R). None:
     'hidden' if p has head.hidden.weight, else 'plain'.
     """
-    _choice("encoder", encoder, ("embedding", "linear", "none"))
+    check_choice("encoder", encoder, ("embedding", "linear", "none"))
     if head is None:
         head = "hidden" if "head.hidden.weight" in p else "plain"
-    _choice("head", head, ("hidden", "plain"))
+    check_choice("head", head, ("hidden", "plain"))
     if encoder == "embedding":
         x = embedding(p["encoder.weight"], inputs)
     else:
@@ -571,7 +425,7 @@ def glimpses(image: Array) -> Array:
     order: coarse, the four fine 7x7 patches in raster order, coarse again; coarse is the
     quadrant's 2x2 average pool; the 49 numbers of a glimpse are in raster order.
     """
-    pixels = _mat(image, 28, 28)
+    pixels = as_mat(image, 28, 28)
     out: Mat = []
     for top in (0, 14):
         for left in (0, 14):

@@ -146,9 +146,11 @@ def test_gradcheck(chunk: int, norm: bool, inner: int) -> None:
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # of opcheck's own copies
 @pytest.mark.parametrize("chunk", [5, 2])
 def test_opcheck(chunk: int) -> None:
+    from torch import library
+
     from backends.torch.fused.operator import fast_weights as operator
 
-    found = torch.library.opcheck(operator, arguments(chunk))
+    found = library.opcheck(operator, arguments(chunk))
     assert set(found.values()) == {"SUCCESS"}
 
 
