@@ -11,6 +11,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import field_validator
+
+import tasks
 from fwcore import model
 from fwcore.checkpoint import read_object, write_text
 from fwcore.errors import CheckpointError, FileError
@@ -33,7 +36,7 @@ class Record(Frozen):
         model: the model's name on the command line.
         backend, device, memory, kernel, processor: where it ran; "" if not known.
         dataset: the data that was really used.
-        spec: its settings.
+        spec: its settings; task options that came later stand at their defaults.
         parameters: how many numbers the model learns.
         test_error_pct, test_examples: of the best validated checkpoint, looked at once at the
             end; None if the run diverged.
@@ -68,6 +71,11 @@ class Record(Frozen):
     versions: dict[str, str]
     started: str = ""
     curve: tuple[tuple[int, float], ...] = ()
+
+    @field_validator("spec")
+    @classmethod
+    def _with_later_options(cls, spec: RunSpec) -> RunSpec:
+        return spec.model_copy(update={"task": tasks.parse(spec.task).json_data()})
 
     @property
     def key(self) -> Key:

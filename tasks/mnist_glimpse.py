@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from fwcore.errors import ConfigError, DataError, nearest
 from tasks.base import Control, Pictures, Shape, Split, TaskSpec, check_split
@@ -35,11 +35,15 @@ class Spec(TaskSpec):
         policy: which glimpses in which order, a name in `tasks.glimpses.POLICIES`.
         dataset: a name in `tasks.datasets.NAMES`; `auto` is the full MNIST where it can be had,
             else the bundled subset.
+        shift: the training split holds every image moved by up to so many pixels in each
+            direction too, so (2 shift + 1)^2 times as many; 0 leaves it as it is. Digits keep 4
+            blank pixels around them. The other splits are never moved.
     """
 
     kind: Literal["mnist-glimpse"] = "mnist-glimpse"
     policy: str = "multi-level"
     dataset: str = AUTO
+    shift: int = Field(default=0, ge=0, le=4)
 
     @field_validator("policy")
     @classmethod
@@ -114,7 +118,8 @@ class MnistGlimpse:
     @property
     def data_bytes(self) -> int:
         """Bytes of the glimpses of all images."""
-        images = len(self._data.train_images) + len(self._data.test_images)
+        moved = self._trained * ((2 * self.spec.shift + 1) ** 2 - 1)
+        images = len(self._data.train_images) + moved + len(self._data.test_images)
         return 4 * images * self.shape.steps * self.shape.features
 
     def split(self, name: str) -> Split:
@@ -126,6 +131,8 @@ class MnistGlimpse:
         check_split(name)
         if name not in self._splits:
             pixels, labels = self._pictures(name)
+            if name == "train" and self.spec.shift:
+                pixels, labels = shifted(pixels, labels, self.spec.shift)
             self._splits[name] = Split(cut(pixels, self._policy), labels)
         return self._splits[name]
 
@@ -157,6 +164,23 @@ class MnistGlimpse:
             DataError: the file is missing, damaged or no such image.
         """
         return GlimpseReader(self._policy, self._data.source.classes).parse(text)
+
+
+def shifted(images: Array, labels: Array, most: int) -> tuple[Array, Array]:
+    """Images moved by up to `most` pixels in each direction, black where they came from.
+
+    Args:
+        images: (N, 28, 28).
+        labels: (N,).
+        most: the largest shift; there are V = (2 most + 1)^2.
+
+    Returns:
+        Images (V N, 28, 28), shift by shift from up and left to down and right, and labels (V N,).
+    """
+    edge = ((0, 0), (most, most), (most, most))
+    framed, moves = np.pad(images, edge), range(2 * most, -1, -1)
+    views = [framed[:, top : top + IMAGE, left : left + IMAGE] for top in moves for left in moves]
+    return np.concatenate(views), np.tile(labels, len(views))
 
 
 @dataclass(frozen=True)

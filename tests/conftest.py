@@ -13,6 +13,7 @@ import pytest
 import backends
 from backends.contract import Backend
 from fwcore.errors import BackendError
+from tests.browser import _browser as _browser
 from tests.cases import Engine, dtypes_of
 from tests.cli_tools import TINY, good
 

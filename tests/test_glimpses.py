@@ -198,6 +198,32 @@ def test_the_last_ten_thousand_are_validation() -> None:
     assert task.split("val").inputs[0, 0, 0] == np.float32(3) / np.float32(255)
 
 
+def test_shift_adds_every_moved_image_to_the_training_split_alone() -> None:
+    found = made_up("mnist", train=10_002)
+    found.train_images[0, 4:24, 4:24] = np.arange(1, 401).reshape(20, 20) % 255 + 1
+    plain, moved = (
+        MnistGlimpse(Spec(dataset="mnist", policy="raster", shift=most), found) for most in (0, 2)
+    )
+    assert len(moved.split("train")) == 25 * 2
+    assert moved.split("train").targets.tolist() == [0, 1] * 25
+    digit = found.train_images[0]
+    places = [(down, right) for down in range(-2, 3) for right in range(-2, 3)]
+    for number, (down, right) in enumerate(places):
+        image = np.zeros((28, 28), np.uint8)
+        image[4 + down : 24 + down, 4 + right : 24 + right] = digit[4:24, 4:24]
+        wanted = cut(image[None], POLICIES["raster"])[0]
+        assert np.array_equal(moved.split("train").inputs[2 * number], wanted), (down, right)
+    for name in ("val", "test"):
+        assert np.array_equal(moved.split(name).inputs, plain.split(name).inputs)
+    assert moved.data_bytes - plain.data_bytes == 24 * plain.split("train").inputs.nbytes
+
+
+def test_what_is_moved_out_of_the_picture_is_gone() -> None:
+    task = MnistGlimpse(Spec(dataset="mnist", policy="raster", shift=1), made_up("mnist", 10_003))
+    dots = task.split("train").inputs.reshape(9, 3, 16, 7, 7)[:, 2, 0]  # a corner pixel of 2 / 255
+    assert np.argwhere(dots).tolist() == [[4, 0, 0], [5, 0, 1], [7, 1, 0], [8, 1, 1]]
+
+
 def test_too_few_images_to_hold_out() -> None:
     with pytest.raises(DataError, match=r"more than 10000 training images.*count=10000"):
         MnistGlimpse(Spec(dataset="mnist"), made_up("mnist", train=10_000))
@@ -301,7 +327,7 @@ def test_parse_without_pillow(subset: MnistGlimpse, monkeypatch: pytest.MonkeyPa
         ({"dataset": "fashion"}, "did you mean 'fashion-mnist'"),
     ],
 )
-def test_spec_names_the_mistake(options: dict[str, str], words: str) -> None:
+def test_spec_names_the_mistake(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words) as caught:
         tasks.parse({"kind": "mnist-glimpse", **options})
     assert "\n" not in str(caught.value)
