@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO ?= runs/demo
 
-.PHONY: demo test reproduce bench lint check clean
+.PHONY: demo test reproduce bench docs figures fuzz lint check clean
 
 $(READY): pyproject.toml setup.py backends/torch/fused/kernel.cpp
 	$(PYTHON) -m venv $(VENV)
@@ -20,9 +20,9 @@ demo: $(READY)
 	$(BIN)/fwt train --backend torch --resume $(DEMO)
 	$(BIN)/fwt verify $(DEMO) --backends numpy,torch,mlx
 
-# All tests, with both backends required: a missing one is a failure, not a skip.
+# All tests, a process a core, both backends required: a missing one is a failure, not a skip.
 test: $(READY)
-	FWT_REQUIRE_BACKENDS=torch,mlx FWT_OFFLINE=1 $(BIN)/python -m pytest
+	FWT_REQUIRE_BACKENDS=torch,mlx FWT_OFFLINE=1 $(BIN)/python -m pytest -n logical --dist loadfile
 
 # Every cell of both published tables, with the controls and the longer strings: many hours on two
 # cores. Stored runs are not run again; REPRODUCE='--out DIR' runs all of them here. FWT_DATA_DIR
@@ -35,6 +35,21 @@ reproduce: $(READY)
 bench: $(READY)
 	$(BIN)/fwt bench --backend torch --device cpu --growth --loop --population --out benchmarks/results/bench-torch-cpu.json --plot benchmarks/results
 	$(BIN)/fwt bench --backend mlx --device cpu --loop --population --out benchmarks/results/bench-mlx-cpu.json --plot benchmarks/results
+
+# The guides and the API as a site in build/docs, without a warning.
+docs: $(READY)
+	$(BIN)/sphinx-build -q -n -W --keep-going docs build/docs
+
+# Every command of the README and the guides again: what they print, and the pictures they draw.
+# First RESULTS.md with its pictures, from the stored runs.
+figures: $(READY)
+	$(BIN)/fwt reproduce retrieval --page-only --quiet
+	$(BIN)/python -m tools.guides
+
+# A hundred thousand damaged files through every reader, some 15 minutes; one case again:
+# .venv/bin/python -m tools.fuzz --reader NAME --case N
+fuzz: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tools.fuzz --cases 100000 --seed 0 --out benchmarks/results/fuzz.json
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from fwcore.ranks import Ranks
 from fwcore.spec import ModelSpec
 from fwcore.trace import Trace
 from fwcore.train import Lockstep, Trainable
@@ -127,6 +128,14 @@ class Backend(Protocol):
 
     def memory_bytes(self, device: str) -> int:
         """Bytes of memory that a device has in all."""
+        ...
+
+    def ranks(self) -> Ranks:
+        """The processes that the framework's own launcher started for this job, connected.
+
+        Raises:
+            BackendError: another framework's launcher started them, or they cannot be connected.
+        """
         ...
 
     def compile(

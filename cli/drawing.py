@@ -14,14 +14,21 @@ def check_drawing(paths: Sequence[Path | None]) -> None:
         BackendError: without Matplotlib.
         ConfigError: a name says no kind of picture.
     """
-    from fwcore.errors import BackendError
-
     wanted = [path for path in paths if path is not None]
     if not wanted:
         return
-    if find_spec("matplotlib") is None:
-        raise BackendError("figure: Matplotlib is not installed; pip install 'fwt[plots]'")
+    check_installed("figure", "matplotlib")
     from figures import canvas
 
     for path in wanted:
         canvas.check_path(path)
+
+
+def check_installed(where: str, *packages: str) -> None:
+    """Refuse what needs a package that is not there. Raises BackendError."""
+    from fwcore.errors import BackendError
+
+    gone = [package for package in packages if find_spec(package) is None]
+    if gone:
+        names = " and ".join(gone)
+        raise BackendError(f"{where}: {names} is not installed; pip install 'fwt[plots]'")

@@ -13,6 +13,8 @@ from typer.exceptions import TyperException
 from fwcore.errors import FwtError, Interrupted
 
 INTERRUPTED = 130
+OUT_OF_MEMORY = 2  # the code of settings that cannot be, as of those refused before work begins
+LONGEST, LAST = 1500, 400  # characters of a message; those of its end, which says what to do
 
 _debug = False
 
@@ -25,8 +27,18 @@ def set_debug(value: bool) -> bool:
 
 
 def one_line(text: object) -> str:
-    """Text without line breaks, as a message must be."""
-    return " ".join(str(text).split())
+    """Text as a message must be: one line that a terminal can show, not longer than `LONGEST`.
+
+    What a file holds may be in it: what would steer a terminal is shown as an escape.
+    """
+    line = " ".join(str(text).split())
+    if len(line) > LONGEST:
+        line = f"{line[: LONGEST - LAST]} ... {line[-LAST:]}"
+    return "".join(each if each.isprintable() else _escaped(each) for each in line)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
 
 
 def _show_warning(
@@ -57,6 +69,10 @@ def guarded(run: Callable[[], Any]) -> int:
         label = "" if isinstance(error, Interrupted) else "error: "
         print(f"{label}{one_line(error)}", file=sys.stderr)
         return error.exit_code
+    except MemoryError as error:
+        _show_trace()
+        print(f"error: memory: not enough for what was asked: {one_line(error)}", file=sys.stderr)
+        return OUT_OF_MEMORY
     except TyperException as error:
         _show_trace()
         return _usage(error)

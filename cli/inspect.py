@@ -11,7 +11,7 @@ import typer
 from cli import options
 
 if TYPE_CHECKING:
-    from fwcore.trace import Read, Step, Trace
+    from fwcore.trace import Trace
     from tasks.base import Array, Reader
 
 SHOWN = 3  # steps named of an attention
@@ -42,6 +42,7 @@ def inspect(
     from cli.drawing import check_drawing
     from cli.opening import on_backend
     from fwcore.runs import find_checkpoint
+    from fwcore.trace import facts_of
 
     check_drawing([figure, spectrum])
     found = find_checkpoint(checkpoint)
@@ -56,7 +57,7 @@ def inspect(
         **{key: facts[key] for key in ("backend", "device", "dtype")},
         "example": example,
         **_answer(traced, reader),
-        "steps": [_facts(t, step, labels) for t, step in enumerate(traced.steps)],
+        "steps": facts_of(traced, labels),
     }
     if figure is not None:
         _draw(traced, reader, inputs, labels, f"{_short(example)} -> {result['answer']}", figure)
@@ -78,36 +79,6 @@ def _answer(traced: Trace, reader: Reader) -> dict[str, Any]:
     chances = softmax(traced.scores)[0]
     named = {reader.classes[n]: float(chance) for n, chance in enumerate(chances)}
     return {"answer": max(named, key=lambda name: named[name]), "probabilities": named}
-
-
-def _facts(t: int, step: Step, labels: tuple[str, ...]) -> dict[str, Any]:
-    """One time step as JSON data."""
-    from fwcore.trace import effective_rank, spectrum
-
-    matrix = None if step.matrix is None else step.matrix[0]
-    return {
-        "step": t,
-        "input": labels[t],
-        "norm_h": _norm(step.output),
-        "norm_slow": None if step.slow is None else _norm(step.slow),
-        "reads": [_read_facts(read) for read in step.reads],
-        "effective_rank": None if matrix is None else effective_rank(matrix),
-        "eigenvalues": None if matrix is None else [float(v) for v in spectrum(matrix)],
-    }
-
-
-def _read_facts(read: Read) -> dict[str, Any]:
-    return {
-        "norm": _norm(read.result),
-        "attention": {str(t): float(w) for t, w in zip(read.steps, read.weights[0], strict=True)},
-    }
-
-
-def _norm(array: Array) -> float:
-    """The Euclidean norm of a batch's only row."""
-    import numpy as np
-
-    return float(np.linalg.norm(array[0].astype(np.float64)))
 
 
 def _short(example: str) -> str:

@@ -12,6 +12,7 @@ from cli import (
     bench,
     convert,
     data,
+    demo,
     doctor,
     evaluate,
     failure,
@@ -20,6 +21,7 @@ from cli import (
     listing,
     plot,
     predict,
+    report,
     reproduce,
     sweep,
     train,
@@ -30,7 +32,8 @@ app = typer.Typer(
     name="fwt",
     help="Fast weights on MLX and PyTorch: train, evaluate, compare and convert.",
     epilog="Exit codes: 0 ok, 1 a check failed, 2 usage, 3 backend or device missing, "
-    "4 file or data missing or damaged, 5 diverged, 130/143 interrupted (after saving).",
+    "4 file or data missing or damaged, 5 diverged, 6 another process lost, "
+    "130/143 interrupted (after saving).",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -39,8 +42,10 @@ app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("inspect")(inspect.inspect)
+app.command("demo")(demo.demo)
 app.command("gradients")(gradients.gradients)
 app.command("plot")(plot.plot)
+app.command("report")(report.report)
 app.command("associator")(associator.associator)
 app.command("sweep")(sweep.sweep)
 app.command("reproduce")(reproduce.reproduce)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import psutil
+
 import backends
 import tasks
 from backends.contract import Compiled
 from fwcore import memory as memories
 from fwcore.checkpoint import Checkpoint
 from fwcore.errors import ConfigError
+from fwcore.estimate import check_memory
 from fwcore.runs import find_checkpoint
 from fwcore.spec import ModelSpec
 from tasks.base import Task
@@ -28,14 +31,16 @@ def opened(
 
     Raises:
         CheckpointError: it is missing or damaged.
-        ConfigError: it is of another task.
+        ConfigError: it is of another task, or its examples cannot fit into memory.
     """
     found = find_checkpoint(path)
     kind = found.spec.task.get("kind")
     if task is not None and kind != task:
         raise ConfigError(f"{path}: expected a checkpoint of task {task!r}, got task={kind!r}")
     options = dict(found.spec.task) | ({"dataset": dataset} if dataset else {})
-    return found, tasks.load(tasks.parse(options, str(path)), data_dir)
+    subject = tasks.load(tasks.parse(options, str(path)), data_dir)
+    check_memory(subject.data_bytes, psutil.virtual_memory().total, "this machine")
+    return found, subject
 
 
 def check_form(spec: ModelSpec, form: str) -> None:

@@ -74,24 +74,32 @@ def _opened(paths: list[Path]) -> list[Run]:
     Raises:
         FileError: there is none below a path.
     """
-    from cli.resolve import name_of
-    from figures.curves import Run, metrics
     from fwcore.errors import FileError
-    from fwcore.runs import RunFolder
 
     found = {}
     for path in paths:
         folders = [path] if _is_run(path) else sorted(filter(_is_run, path.rglob("*")))
         if not folders:
             raise FileError(f"plot: {path}: neither a run nor a folder with runs below it")
-        for one in folders:
-            folder = RunFolder.open(one)
-            spec = folder.read_spec()
-            sessions = (folder.read_json("run.json") or {}).get("sessions") or [{}]
-            name = name_of(spec.model.core.json_data())
-            backend = str(sessions[-1].get("backend", ""))
-            found[one.resolve()] = Run(one, name, backend, spec, metrics(folder))
+        found.update({one.resolve(): run_at(one) for one in folders})
     return list(found.values())
+
+
+def run_at(path: Path) -> Run:
+    """A run with its metrics.
+
+    Raises:
+        FileError: a file of it is damaged.
+    """
+    from cli.resolve import name_of
+    from figures.curves import Run, metrics
+    from fwcore.runs import RunFolder
+
+    folder = RunFolder.open(path)
+    spec = folder.read_spec()
+    sessions = folder.sessions() or [{}]
+    name = name_of(spec.model.core.json_data())
+    return Run(path, name, str(sessions[-1].get("backend", "")), spec, metrics(folder))
 
 
 def _is_run(path: Path) -> bool:

@@ -85,6 +85,11 @@ def ready(jobs: Sequence[Job], place: Place) -> Ready:
     """Backend, models and data of runs that are trained together; see `running.ready`."""
     specs, job = [each.spec for each in jobs], jobs[0]
     backend = running.trainer(job.spec, place, job.task, len(jobs))
+    if (processes := backend.ranks().count) > 1:
+        raise ConfigError(
+            f"train: several processes train one run together, got processes={processes} and "
+            f"{len(jobs)} runs; leave the lists out, or the launcher"
+        )
     data = running.splits(job)
     made = compile_population(
         backend,

@@ -67,6 +67,7 @@ def _given(examples: list[str] | None, file: Path | None) -> list[str] | None:
         ConfigError: arguments and a file are given, or there is no example.
         FileError: the file cannot be read.
     """
+    from fwcore import files
     from fwcore.errors import ConfigError, FileError
 
     if examples and file is not None:
@@ -76,7 +77,7 @@ def _given(examples: list[str] | None, file: Path | None) -> list[str] | None:
     if file is None and sys.stdin.isatty():
         return None
     try:
-        text = sys.stdin.read() if file in (None, Path("-")) else Path(str(file)).read_text("utf-8")
+        text = sys.stdin.read() if file in (None, Path("-")) else files.text(Path(str(file)))
     except (OSError, UnicodeDecodeError) as error:
         raise FileError(f"--file: {file} cannot be read: {error}") from error
     lines = [line for line in text.splitlines() if line.strip()]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tasks
+from fwcore import files
 from fwcore.cells import cells, presets
 from fwcore.errors import ConfigError, FileError, nearest
 from fwcore.spec import RunSpec
@@ -40,11 +39,11 @@ def read_config(path: Path) -> dict[str, Any]:
         ConfigError: it is not TOML or JSON, or has an unknown table.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = files.text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise FileError(f"config: {path} cannot be read: {error}") from error
     try:
-        found = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        found = files.from_json(text) if path.suffix == ".json" else files.from_toml(text)
     except ValueError as error:
         kind = "JSON" if path.suffix == ".json" else "TOML"
         raise ConfigError(f"config: {path} is not {kind}: {error}") from error
@@ -84,7 +83,7 @@ def parse_assignment(text: str) -> tuple[str, Any]:
             f"--set: expected TABLE.KEY=VALUE with a table of {', '.join(TABLES)}, got {text!r}"
         )
     try:
-        return key, json.loads(value)
+        return key, files.from_json(value)
     except ValueError:
         return key, value
 
@@ -191,16 +190,18 @@ def resolve(
             task that do not go together.
         DataError: the dataset asked for cannot be had.
     """
-    options = merge(config.get("task", {}), flags.get("task", {})) | {"kind": task}
-    found = load(tasks.parse(options), data_dir)
+    asked = merge(config, flags)
+    options = asked.get("task", {}) | {"kind": task}
+    tasks.parse(options)  # refuses an unknown task before its recipe is looked for
     name = _chosen_model(model, config, flags, task)
     kind = presets()[name]["kind"]
+    size = asked.get("model", {}).get("core", {}).get("size")
+    label, settings = recipe(task, name, size if isinstance(size, int) else None)
+    found = load(tasks.parse(merge(settings.get("task", {}), options)), data_dir)
     below = {key: config[key] for key in config if key != "task"}
     if control in ("multi-level", "flat"):  # said on the command line: above the config
         below = merge(below, {"model": {"core": control_fields(control, kind, found.control)}})
     given = merge(below, {key: flags[key] for key in flags if key != "task"})
-    size = given.get("model", {}).get("core", {}).get("size")
-    label, settings = recipe(task, name, size if isinstance(size, int) else None)
     signal = control_fields(control or settings.get("control", "auto"), kind, found.control)
     core = {**presets()[name], **settings["core"], **signal, **_length(kind, found)}
     base = {

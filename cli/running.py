@@ -22,6 +22,7 @@ from fwcore.cells import presets
 from fwcore.errors import BackendError, ConfigError, FileError, FwtError
 from fwcore.frozen import differences
 from fwcore.params import initialise
+from fwcore.ranks import SINGLE, Ranks, check_together, is_first
 from fwcore.runs import RunFolder, default_path
 from fwcore.spec import RunSpec
 from fwcore.train import Data, Hooks, train
@@ -146,7 +147,9 @@ def first_weights(spec: RunSpec) -> dict[str, NumpyArray]:
     return initialise(model.parameters(spec.model), spec.train.seed, dtype)
 
 
-def session_facts(job: Job, backend: Backend, made: Compiled | Population) -> dict[str, Any]:
+def session_facts(
+    job: Job, backend: Backend, made: Compiled | Population, ranks: Ranks = SINGLE
+) -> dict[str, Any]:
     """What `run.json` says of this process's part of a run."""
     return {
         **environment.facts(backend.versions()),
@@ -155,6 +158,7 @@ def session_facts(job: Job, backend: Backend, made: Compiled | Population) -> di
         "model": job.name,
         "dataset": job.task.dataset,
         "published_pct": published(job),
+        "processes": ranks.count,
     }
 
 
@@ -168,6 +172,7 @@ class Ready:
         data: the task's splits.
         facts: see `session_facts`.
         total: updates of a run.
+        ranks: the processes that train it together.
     """
 
     backend: str
@@ -175,6 +180,7 @@ class Ready:
     data: Data
     facts: dict[str, Any]
     total: int
+    ranks: Ranks = SINGLE
 
 
 def ready(job: Job, place: Place) -> Ready:
@@ -188,8 +194,11 @@ def ready(job: Job, place: Place) -> Ready:
         dtype=job.spec.train.dtype,
         memory=place.memory,
     )
-    facts = session_facts(job, backend, made)
-    return Ready(backend.name, made, data, facts, job.spec.train.total_steps(len(data.train)))
+    ranks = backend.ranks()
+    check_together(ranks, job.spec)
+    facts = session_facts(job, backend, made, ranks)
+    total = job.spec.train.total_steps(len(data.train))
+    return Ready(backend.name, made, data, facts, total, ranks)
 
 
 def train_in(
@@ -197,15 +206,25 @@ def train_in(
 ) -> dict[str, Any] | None:
     """Train a run in its folder, which must be entered; see `fwcore.train.train`."""
     with Session(folder, given.facts) as log:
-        result = train(given.model, spec, given.data, folder, hooks, stop_after)
+        result = train(given.model, spec, given.data, folder, hooks, stop_after, given.ranks)
         log.reason = "done" if result else f"stopped after {stop_after} updates"
     return result
 
 
+def follow(job: Job, path: Path, given: Ready, stop_after: int | None) -> None:
+    """Take part in a run that another process writes down and tells of."""
+    folder = job.folder or RunFolder(path)
+    with StopFlag() as stop:
+        hooks = Hooks(stop_signal=stop.read)
+        train(given.model, job.spec, given.data, folder, hooks, stop_after, given.ranks)
+
+
 def run(
     job: Job, place: Place, out: Path | None, root: Path, stop_after: int | None, quiet: bool
-) -> dict[str, Any]:
-    """Train and return what is to be printed. A run that is done gives its result again.
+) -> dict[str, Any] | None:
+    """Train and return what is to be printed; None on a process that another one speaks for.
+
+    A run that is done gives its result again.
 
     Args:
         out: the folder of a new run; None names one under `root`.
@@ -213,9 +232,13 @@ def run(
         quiet: show no progress.
     """
     if job.folder is not None and (done := job.folder.read_json("DONE")) is not None:
-        return summary(job, job.folder, _last_session(job.folder), {"done": True, **done})
+        again = summary(job, job.folder, _last_session(job.folder), {"done": True, **done})
+        return again if is_first() else None
     given = ready(job, place)
     path = out or default_path(root, job.spec, job.name, given.backend)
+    if given.ranks.number:
+        follow(job, path, given, stop_after)
+        return None
     folder = job.folder or RunFolder.create(path, job.spec)
     shown = Screen(given.total, quiet, folder.latest_step() or 0)
     with folder, StopFlag() as stop, shown as screen:
@@ -247,7 +270,7 @@ def summary(
 
 def _sessions(folder: RunFolder) -> list[dict[str, Any]]:
     """The sessions in `run.json`, oldest first; [] where there is no such file."""
-    return list((folder.read_json("run.json") or {}).get("sessions", []))
+    return folder.sessions()
 
 
 def _last_session(folder: RunFolder) -> dict[str, Any]:

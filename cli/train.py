@@ -197,7 +197,8 @@ def train(
         running.print_spec(job.spec)
         return
     result = running.run(job, place, out, runs_dir, stop_after, quiet)
-    running.print_result(job, result, as_json)
+    if result is not None:
+        running.print_result(job, result, as_json)
 
 
 def settings_of(context: typer.Context, assignments: list[str]) -> dict[str, Any]:

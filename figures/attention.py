@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMNS = 6  # glimpses in a row: a level of the multi-level policy
+FORMULA = r"$\eta\,\lambda^{t-\tau}\,h(\tau)\cdot h_s$"
 
 
 def matrix_of(found: Trace, inner: int) -> NumpyArray:
@@ -34,8 +35,15 @@ def matrix_of(found: Trace, inner: int) -> NumpyArray:
     return weights
 
 
-def heat_map(found: Trace, labels: Sequence[str], title: str) -> Figure:
-    """Attention of every inner step: which time step (row) looks at which (column)."""
+def heat_map(found: Trace, labels: Sequence[str], title: str, measure: str = FORMULA) -> Figure:
+    """Attention of every inner step: which time step (row) looks at which (column).
+
+    Args:
+        found: the trace.
+        labels: what each time step is called.
+        title: of the picture.
+        measure: what the shades are called.
+    """
     inner = max((len(step.reads) for step in found.steps), default=0)
     side = 1.2 + 0.28 * len(labels)
     figure, axes = sheet(1, inner, (max(side, 3.2) * inner + 0.8, max(side, 3.0)))
@@ -47,7 +55,8 @@ def heat_map(found: Trace, labels: Sequence[str], title: str) -> Figure:
         axis.set_xlabel("looked at")
         axis.set_ylabel("looking")
         axis.set_title(title if inner == 1 else f"{title}, read {number + 1}")
-        figure.colorbar(image, ax=axis, label=r"$\eta\,\lambda^{t-\tau}\,h(\tau)\cdot h_s$")
+        bar: Any = figure.colorbar(image, ax=axis, label=measure)
+        bar.solids.set_rasterized(True)  # in an SVG one picture, like the map itself
     return figure
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from matplotlib.ticker import LogLocator, MaxNLocator
+
 from figures.canvas import STYLES, sheet
-from fwcore.errors import FileError
-from fwcore.runs import RunFolder
+from fwcore import files
+from fwcore.errors import ConfigError, FileError
+from fwcore.runs import Line, RunFolder
 from fwcore.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -63,19 +65,24 @@ class Curve:
 def metrics(folder: RunFolder) -> tuple[Mapping[str, Any], ...]:
     """The lines of a run's metrics; one that is still being written at the end is left out.
 
+    A run that has told nothing yet has none.
+
     Raises:
         FileError: the file cannot be read, or a line before the last is damaged.
     """
     path = folder.path / "metrics.jsonl"
+    if not path.exists():
+        return ()
     try:
-        texts = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise FileError(f"{path}: cannot be read: {error.strerror}") from error
+        texts = files.text(path, files.MOST_LINES).splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileError(f"{path}: cannot be read: {error}") from error
     found = []
     for number, text in enumerate(texts, 1):
         try:
-            found.append(json.loads(text))
-        except ValueError as error:
+            line = Line.parse(files.from_json(text), "metrics")
+            found.append(line.model_dump(exclude_unset=True))
+        except (ValueError, ConfigError) as error:
             if number < len(texts):
                 raise FileError(f"{path}: line {number} is damaged: {error}") from error
     return tuple(found)
@@ -147,13 +154,14 @@ def _settings(run: Run) -> dict[str, Any]:
     del data["train"]["seed"]
     label = f"{run.name} R={run.spec.model.core.size}"
     kept = {key: data[key] for key in ("task", "model", "train")}
-    return {"model": label, "backend": run.backend, **dict(_flat(kept))}
+    return {"model": label, "backend": run.backend, **dict(flat(kept))}
 
 
-def _flat(data: Mapping[str, Any], at: str = "") -> Iterable[tuple[str, Any]]:
+def flat(data: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and plain values of nested tables."""
     for key, value in data.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{at}{key}.")
+            yield from flat(value, f"{at}{key}.")
         else:
             yield f"{at}{key}", value
 
@@ -179,11 +187,16 @@ def draw(found: Sequence[Curve], x: str, y: str, split: str, logarithmic: bool) 
             axis.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.15, linewidth=0)
     if logarithmic:
         axis.set_yscale("log")
+        axis.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter("{x:g}")
     else:
         axis.set_ylim(bottom=0)
+    axis.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     axis.xaxis.set_major_formatter("{x:,.0f}")
     axis.set_xlabel(X[x])
     axis.set_ylabel(f"{'training' if split == 'train' else 'validation'} {Y[y]}")
     axis.grid(color="0.9")
-    axis.legend(fontsize=7)
+    for text in axis.legend(fontsize=7).get_texts():
+        text.set_parse_math(False)  # settings are text, whatever they hold
     return figure

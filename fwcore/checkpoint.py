@@ -3,6 +3,9 @@
 A checkpoint is a folder of `model.safetensors` (canonical names; the run's spec in its metadata,
 so that this file alone rebuilds the model), `optimizer.safetensors` (moments under the same
 names) and `state.json`. It is written beside its place, read back, and renamed into it.
+
+Every file says a SHA-256 that it is held against: a tensor file that of its own content,
+`state.json` those of the tensor files and that of its own data. They tell damage, not malice.
 """
 
 from __future__ import annotations
@@ -11,34 +14,39 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pydantic
 import safetensors
 import safetensors.numpy
 
-from fwcore import layouts, model, params
+from fwcore import files, layouts, model, params
 from fwcore.errors import CheckpointError, ConfigError, FileError
 from fwcore.frozen import Frozen
 from fwcore.params import Param
-from fwcore.spec import FORMAT_VERSION, RunSpec
+from fwcore.spec import FORMAT_VERSION, Count, NonNegative, RunSpec
+from fwcore.tensors import DIGEST, digest, ordered
+from fwcore.tensors import read_tensors as read_tensors
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 MODEL_FILE, OPTIMIZER_FILE, STATE_FILE = "model.safetensors", "optimizer.safetensors", "state.json"
 MOMENTS = ("m.", "v.")  # what the names in the optimizer's file begin with
+VERSION = re.compile(r"[0-9]{1,9}")
+Row = Annotated[list[float], pydantic.Field(min_length=3, max_length=3)]
 
 
 class Best(Frozen):
     """The step that was best on the validation split."""
 
-    step: int
+    step: Count
     error_pct: float
     loss: float
 
@@ -61,11 +69,11 @@ class Progress(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(extra="forbid")
 
-    step: int = 0
+    step: Count = 0
     best: Best | None = None
-    unreported: list[list[float]] = []
-    elapsed_s: float = 0.0
-    reported_s: float = 0.0
+    unreported: list[Row] = []
+    elapsed_s: NonNegative = 0.0
+    reported_s: NonNegative = 0.0
 
 
 class State(Frozen):
@@ -111,14 +119,20 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+def partial_of(path: Path) -> Path:
+    """Where a file or folder is written before it gets its name."""
+    return path.with_name(f".{path.name}.partial")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all.
 
     Raises:
         FileError: it cannot be written.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    partial = partial_of(path)
     try:
+        partial.unlink(missing_ok=True)  # else what a link there points at would be written
         partial.write_text(text, encoding="utf-8")
         sync(partial)
         partial.replace(path)
@@ -132,7 +146,8 @@ def write_text(path: Path, text: str) -> None:
 def write_tensors(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> str:
     """Write arrays to a safetensors file, read them back, and return the file's SHA-256.
 
-    Arrays are made contiguous first: safetensors writes strided ones wrongly.
+    Arrays are made contiguous first: safetensors writes strided ones wrongly. The digest of arrays
+    and metadata is written beside them.
 
     Raises:
         FileError: what was read back is not what was to be written.
@@ -140,56 +155,16 @@ def write_tensors(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str
     # not ascontiguousarray: it gives a single number, of shape (), the shape (1,)
     solid = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     # not save_file: it makes the file readable for its owner alone, whatever the umask says
-    path.write_bytes(_ordered(safetensors.numpy.save(solid, metadata=dict(metadata))))
+    labels = {**metadata, DIGEST: digest(solid, metadata)}
+    path.write_bytes(ordered(safetensors.numpy.save(solid, metadata=labels)))
     sync(path)
-    found, _ = read_tensors(path)
-    for name, array in arrays.items():
-        if found[name].tobytes() != array.tobytes() or found[name].shape != array.shape:
-            raise FileError(f"{path}: {name!r} reads back other than it was written; disk fault?")
+    try:
+        read_tensors(path)  # which holds it against the digest
+    except CheckpointError as error:
+        raise FileError(
+            f"{path}: reads back other than it was written; disk fault? {error}"
+        ) from error
     return sha256(path)
-
-
-def _ordered(content: bytes) -> bytes:
-    """A safetensors file with its metadata in order, so that equal content has equal bytes.
-
-    The library writes metadata in an order that differs from call to call. The header is JSON
-    behind its length, padded with spaces to a multiple of 8.
-    """
-    end = 8 + int.from_bytes(content[:8], "little")
-    header = json.loads(content[8:end])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + content[end:]
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
-    """Arrays and metadata of a safetensors file.
-
-    Raises:
-        CheckpointError: it is missing, truncated, or no safetensors file.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; expected a .safetensors file")
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            metadata: dict[str, str] = file.metadata() or {}
-    except (safetensors.SafetensorError, TypeError, OSError) as error:
-        raise CheckpointError(f"{path}: {_why_unreadable(path)} ({error})") from error
-    return arrays, metadata
-
-
-def _why_unreadable(path: Path) -> str:
-    """What a file that is no readable safetensors file seems to be."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(8)
-    except OSError:
-        return "the file cannot be read"
-    if start.startswith((b"PK", b"\x80")):
-        return "this is a pickle or zip archive, which is never loaded; expected safetensors"
-    return "not a whole safetensors file; it is truncated or damaged"
 
 
 def metadata_of(spec: RunSpec, layout: str = "fwt") -> dict[str, str]:
@@ -220,7 +195,7 @@ def spec_from(metadata: Mapping[str, str], path: Path) -> RunSpec:
         )
     check_version(metadata.get("fwt.format_version"), path)
     try:
-        data = json.loads(metadata["fwt.spec"])
+        data = files.from_json(metadata["fwt.spec"])
     except ValueError as error:
         raise CheckpointError(f"{path}: 'fwt.spec' is not JSON ({error})") from error
     return _parse(data, path)
@@ -239,7 +214,7 @@ def check_version(found: Any, path: Path) -> None:
     Raises:
         CheckpointError: the version is newer, or is no number.
     """
-    if not str(found).isdigit():
+    if not VERSION.fullmatch(str(found)):
         raise CheckpointError(f"{path}: expected a format version, got {found!r}")
     if int(found) > FORMAT_VERSION:
         raise CheckpointError(
@@ -264,7 +239,7 @@ def write(
     Raises:
         FileError: it cannot be written; what was there before is still there.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
+    partial = partial_of(folder)
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -275,7 +250,9 @@ def write(
             labels = {"format": "pt", "fwt.layout": layout, "fwt.step": str(progress.step)}
             hashes[OPTIMIZER_FILE] = write_tensors(partial / OPTIMIZER_FILE, moments, labels)
         state = State(format_version=FORMAT_VERSION, progress=progress, spec=spec, sha256=hashes)
-        text = json.dumps(state.json_data(), indent=1, sort_keys=True)
+        data = state.json_data()
+        data["sha256"][STATE_FILE] = _digest_of(data)
+        text = json.dumps(data, indent=1, sort_keys=True)
         write_text(partial / STATE_FILE, f"{text}\n")
         sync(partial)
         _put_in_place(partial, folder)
@@ -285,11 +262,16 @@ def write(
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def _old(folder: Path) -> Path:
+    """The name that a checkpoint has while a new one takes its place."""
+    return folder.with_name(f".{folder.name}.old")
+
+
 def _put_in_place(partial: Path, folder: Path) -> None:
     """Rename a finished folder to its name; if that fails, what had the name has it again."""
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
+    old = _old(folder)
+    if folder.exists():  # else the old one is the only one: a process was killed between renames
+        shutil.rmtree(old, ignore_errors=True)
         folder.rename(old)
     try:
         partial.rename(folder)
@@ -303,9 +285,33 @@ def _put_in_place(partial: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def tidy(folder: Path) -> None:
+    """Undo what a process that was killed while it wrote a checkpoint left beside it.
+
+    Nobody else may write there meanwhile.
+
+    Raises:
+        OSError: it cannot be undone.
+    """
+    shutil.rmtree(partial_of(folder), ignore_errors=True)
+    old = _old(folder)
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+    elif old.is_dir():
+        old.rename(folder)
+
+
+def settled(folder: Path) -> Path:
+    """A checkpoint folder, or what has its content where a process was killed between renames."""
+    if folder.exists():
+        return folder
+    old = _old(folder)
+    return old if old.is_dir() else folder
+
+
 def read_progress(folder: Path) -> Progress:
     """Where the run of a checkpoint folder stood."""
-    return _state(folder).progress
+    return read_state(folder).progress
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -315,7 +321,7 @@ def read_object(path: Path) -> dict[str, Any]:
         CheckpointError: it is missing or damaged, or holds something else.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = files.from_json(files.text(path))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from error
     if not isinstance(data, dict):
@@ -323,17 +329,36 @@ def read_object(path: Path) -> dict[str, Any]:
     return data
 
 
-def _state(folder: Path) -> State:
+def _digest_of(data: Mapping[str, Any]) -> str:
+    """SHA-256 of the data of a `state.json` but this number itself."""
+    hashes = {name: known for name, known in data["sha256"].items() if name != STATE_FILE}
+    text = json.dumps({**data, "sha256": hashes}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_state(folder: Path) -> State:
+    """The content of a checkpoint folder's `state.json`, held against its own digest if it has one.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or of a newer format.
+    """
     path = folder / STATE_FILE
     data = read_object(path)
     check_version(data.get("format_version"), path)
     try:
-        return State.parse(data, "state")
+        state = State.parse(data, "state")
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from error
+    said = state.sha256.get(STATE_FILE)
+    if said is not None and said != (got := _digest_of(data)):
+        raise CheckpointError(
+            f"{path}: expected sha256={said} of its data as the file itself says, got {got}; "
+            "the file was changed or damaged"
+        )
+    return state
 
 
-def _checked(folder: Path, name: str, state: State) -> tuple[dict[str, Array], dict[str, str]]:
+def read_checked(folder: Path, name: str, state: State) -> tuple[dict[str, Array], dict[str, str]]:
     """A tensor file of a checkpoint folder whose hash is the one in `state.json`."""
     arrays, metadata = read_tensors(folder / name)
     expected, got = state.sha256.get(name), sha256(folder / name)
@@ -355,10 +380,12 @@ def read(path: Path) -> Checkpoint:
         CheckpointError: it is missing, damaged, of a newer format, in a framework's own layout,
             or its weights do not fit its spec; every difference is named.
     """
+    path = settled(path)
     if path.is_dir():
-        state = _state(path)
-        arrays, metadata = _checked(path, MODEL_FILE, state)
+        state = read_state(path)
+        arrays, metadata = read_checked(path, MODEL_FILE, state)
         spec, progress = state.spec, state.progress
+        check_spec(spec, metadata, path)
     else:
         arrays, metadata = read_tensors(path)
         state, spec, progress = None, spec_from(metadata, path), Progress()
@@ -371,9 +398,22 @@ def read(path: Path) -> Checkpoint:
     _refuse(params.mismatches(table, arrays), path)
     moments = None
     if state is not None and OPTIMIZER_FILE in state.sha256:
-        moments, _ = _checked(path, OPTIMIZER_FILE, state)
+        moments, _ = read_checked(path, OPTIMIZER_FILE, state)
         _refuse(params.mismatches(moments_table(table), moments), path / OPTIMIZER_FILE)
     return Checkpoint(spec, arrays, moments, progress, path)
+
+
+def check_spec(spec: RunSpec, metadata: Mapping[str, str], path: Path) -> None:
+    """Refuse a model file that is of another run than `state.json` beside it.
+
+    Raises:
+        CheckpointError: it is, or does not say of which.
+    """
+    if spec_from(metadata, path / MODEL_FILE) != spec:
+        raise CheckpointError(
+            f"{path}: {MODEL_FILE} and {STATE_FILE} have different specs; one of them was changed "
+            "or belongs to another checkpoint"
+        )
 
 
 def moments_table(table: Sequence[Param]) -> list[Param]:

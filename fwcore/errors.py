@@ -54,6 +54,12 @@ class DivergedError(FwtError):
     exit_code = 5
 
 
+class RankLostError(FwtError):
+    """Another process of a job that trains on several did not answer."""
+
+    exit_code = 6
+
+
 class Interrupted(FwtError):
     """The run was stopped by a signal; its checkpoint was saved before this was raised.
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fwcore import checkpoint, layouts, model, params
-from fwcore.checkpoint import MODEL_FILE, MOMENTS, OPTIMIZER_FILE, Checkpoint, Progress
+from fwcore import checkpoint, files, layouts, model, params
+from fwcore.checkpoint import MODEL_FILE, MOMENTS, OPTIMIZER_FILE, Checkpoint, Progress, State
 from fwcore.errors import CheckpointError, ConfigError, nearest
 from fwcore.runs import find_checkpoint
 from fwcore.spec import RunSpec
@@ -20,6 +19,7 @@ from fwcore.spec import RunSpec
 Array = np.ndarray[Any, np.dtype[Any]]
 
 PT_SUFFIXES = (".pt", ".pth")
+UNPACKED = 2**24, 16  # bytes, and times its own size, that a .npz file may unpack to
 
 
 Reader = Callable[[Path], dict[str, Array]]
@@ -49,7 +49,12 @@ def load(
     if folder and not (source / MODEL_FILE).exists():
         return find_checkpoint(source)
     path = source / MODEL_FILE if folder else source
-    arrays, metadata = _read(path, read_pt)
+    state = checkpoint.read_state(source) if folder else None
+    if state is None:
+        arrays, metadata = _read(path, read_pt)
+    else:
+        arrays, metadata = checkpoint.read_checked(source, MODEL_FILE, state)
+        checkpoint.check_spec(state.spec, metadata, source)
     said = metadata.get("fwt.layout")
     if layout is not None and said is not None and layout != said:
         raise ConfigError(f"{source}: the file says layout={said!r}, got --from {layout}")
@@ -64,17 +69,17 @@ def load(
     found = layouts.restore(table, kind, arrays, layout)
     _refuse(params.mismatches(table, found), path)
     moments, progress = None, Progress()
-    if folder:
-        moments = _moments(source / OPTIMIZER_FILE, spec, layout)
-        progress = checkpoint.read_progress(source)
+    if state is not None:
+        moments, progress = _moments(source, state, layout), state.progress
     return Checkpoint(spec, found, moments, progress, source)
 
 
-def _moments(path: Path, spec: RunSpec, layout: str) -> dict[str, Array] | None:
-    """Adam's moments in canonical names; None where there is no such file."""
-    if not path.exists():
+def _moments(folder: Path, state: State, layout: str) -> dict[str, Array] | None:
+    """Adam's moments in canonical names; None where there are none."""
+    if OPTIMIZER_FILE not in state.sha256:
         return None
-    arrays, _ = checkpoint.read_tensors(path)
+    arrays, _ = checkpoint.read_checked(folder, OPTIMIZER_FILE, state)
+    spec, path = state.spec, folder / OPTIMIZER_FILE
     table, kind = model.parameters(spec.model), spec.model.core.kind
     result = {name: array for name, array in arrays.items() if not name.startswith(MOMENTS)}
     for moment in MOMENTS:
@@ -126,7 +131,7 @@ def _spec(spec_file: Path | None, metadata: dict[str, str], path: Path) -> RunSp
     if spec_file is None:
         return checkpoint.spec_from(metadata, path)
     try:
-        return RunSpec.parse(json.loads(spec_file.read_text(encoding="utf-8")), str(spec_file))
+        return RunSpec.parse(files.from_json(files.text(spec_file)), str(spec_file))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{spec_file}: cannot be read: {error}") from error
 
@@ -154,10 +159,29 @@ def _read_npz(path: Path) -> dict[str, Array]:
         CheckpointError: it is missing, damaged, or would have to be unpickled.
     """
     try:
-        with path.open("rb") as file, zipfile.ZipFile(file), np.load(path) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            _check_members(members, path.stat().st_size)
+            return {
+                member.filename.removesuffix(".npy"): files.from_npy(archive.read(member))
+                for member in members
+            }
     except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise CheckpointError(f"{path}: not a readable .npz file ({error})") from error
+
+
+def _check_members(members: Sequence[zipfile.ZipInfo], size: int) -> None:
+    """Refuse what no `numpy.savez` writes, before anything is unpacked.
+
+    Raises:
+        ValueError: a member is no array or is there twice, or all unpack to far more than the file.
+    """
+    names = [member.filename for member in members]
+    if len(set(names)) < len(names) or not all(name.endswith(".npy") for name in names):
+        raise ValueError("expected members that end in .npy, each once")
+    total, most = sum(member.file_size for member in members), UNPACKED[0] + UNPACKED[1] * size
+    if total > most:
+        raise ValueError(f"expected at most {most} bytes unpacked, got {total}")
 
 
 def _refuse(faults: list[str], path: Path) -> None:

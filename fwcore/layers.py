@@ -9,7 +9,7 @@ import numpy as np
 import pydantic
 
 from fwcore import params
-from fwcore.cells.base import PositiveInt, Weights
+from fwcore.cells.base import MOST, PositiveInt, Weights
 from fwcore.frozen import Frozen
 from fwcore.lookup import LookedUp
 from fwcore.ops import Array, Ops
@@ -78,7 +78,7 @@ class HeadSpec(Frozen):
     """
 
     kind: Literal["classes"] = "classes"
-    hidden: Annotated[int, pydantic.Field(ge=0)] = 100
+    hidden: Annotated[int, pydantic.Field(ge=0, le=MOST)] = 100
     classes: PositiveInt
 
 

@@ -12,19 +12,58 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 import filelock
 import numpy as np
+import pydantic
 
-from fwcore import checkpoint
+from fwcore import checkpoint, files
 from fwcore.checkpoint import Checkpoint, Progress
 from fwcore.errors import CheckpointError, ConfigError, DivergedError, FileError
-from fwcore.spec import RunSpec
+from fwcore.frozen import Frozen
+from fwcore.spec import Count, NonNegative, RunSpec
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-STEP_NAME = re.compile(r"step-\d{8}")
+STEP_NAME = re.compile(r"step-[0-9]{8}")
+MOST_POINTER = 4096  # bytes
+WRITTEN = (".lock", "metrics.jsonl", "checkpoints")  # what is written where it is, not renamed to
+
+
+class Note(Frozen):
+    """What is read of a session in `run.json`; whatever else it says is kept as it is."""
+
+    model_config = pydantic.ConfigDict(extra="allow")
+
+    model: str = ""
+    dataset: str = ""
+    backend: str = ""
+    argv: tuple[str, ...] = ()
+    started: str = ""
+    commit: str | None = None
+    exit: str = ""
+
+
+class Notes(Frozen):
+    """The content of `run.json`."""
+
+    model_config = pydantic.ConfigDict(extra="allow")
+
+    sessions: tuple[Note, ...] = ()
+
+
+class Line(Frozen):
+    """What is read of a line of `metrics.jsonl`; whatever else it says is kept as it is."""
+
+    model_config = pydantic.ConfigDict(extra="allow")
+
+    step: Count
+    split: Literal["train", "val", "test"]
+    elapsed_s: NonNegative
+    loss: float = 0.0
+    error_pct: float = 0.0
+    grad_norm: float = 0.0
 
 
 class Weighted(Protocol):
@@ -72,12 +111,14 @@ class RunFolder:
     def create(cls, path: Path, spec: RunSpec) -> Self:
         """A new run in a folder that is not there yet, or is empty.
 
+        What a process that was killed in here left half written does not count.
+
         Raises:
             ConfigError: the folder holds something.
             FileError: it cannot be written.
         """
         try:
-            if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            if path.exists() and (not path.is_dir() or _used(path)):
                 raise ConfigError(
                     f"out: {path} exists; go on with: fwt train --resume {path}, "
                     "or choose another folder with --out"
@@ -106,6 +147,18 @@ class RunFolder:
         return cls(path)
 
     def __enter__(self) -> Self:
+        """Take the run for this process, and tidy up after one that was killed in it.
+
+        Raises:
+            ConfigError: another process has it.
+            FileError: it cannot be written, or what is written would land elsewhere.
+        """
+        for name in WRITTEN:
+            if (self.path / name).is_symlink():
+                raise FileError(
+                    f"out: {self.path / name} is a link; expected a file or folder of the run "
+                    "itself, which is written; put it there, or link the whole run folder"
+                )
         try:
             self._lock.acquire(timeout=0)
         except filelock.Timeout:
@@ -114,7 +167,19 @@ class RunFolder:
             ) from None
         except OSError as error:
             raise FileError(f"out: {self.path} cannot be written: {error.strerror}") from error
+        try:
+            self._tidy()
+        except OSError as error:
+            self._lock.release()
+            raise FileError(f"out: {self.path} cannot be written: {error.strerror}") from error
         return self
+
+    def _tidy(self) -> None:
+        """See `fwcore.checkpoint.tidy`."""
+        for path in sorted((self.path / "checkpoints").glob(".step-*")):
+            name = path.name.removeprefix(".").rpartition(".")[0]
+            if STEP_NAME.fullmatch(name):
+                checkpoint.tidy(path.with_name(name))
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
@@ -127,7 +192,7 @@ class RunFolder:
         """
         path = self.path / "spec.json"
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
+            data = files.from_json(files.text(path))
             checkpoint.check_version(data.get("format_version"), path)
             return RunSpec.parse(data, str(path))
         except (OSError, ValueError, AttributeError, ConfigError) as error:
@@ -145,6 +210,20 @@ class RunFolder:
         """
         path = self.path / name
         return checkpoint.read_object(path) if path.exists() else None
+
+    def sessions(self) -> list[dict[str, Any]]:
+        """What `run.json` says of the processes that trained it, oldest first; [] without one.
+
+        Raises:
+            CheckpointError: it is damaged.
+        """
+        path = self.path / "run.json"
+        found = self.read_json("run.json")
+        try:
+            notes = Notes.parse(found or {}, str(path))
+        except ConfigError as error:
+            raise CheckpointError(str(error)) from error
+        return [note.model_dump(mode="json", exclude_unset=True) for note in notes.sessions]
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """Add one line to `metrics.jsonl`.
@@ -168,9 +247,9 @@ class RunFolder:
         if not path.exists():
             return
         kept = []
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in _lines(path):
             try:
-                found = json.loads(line)
+                found = files.from_json(line, finite=False)
                 if found["step"] <= step and found["split"] != "test":
                     kept.append(line)
             except (ValueError, TypeError, KeyError):
@@ -183,7 +262,7 @@ class RunFolder:
         if not path.is_file():
             return None
         try:
-            target = path.read_text(encoding="utf-8", errors="replace").strip()
+            target = files.contents(path, most=MOST_POINTER).decode(errors="replace").strip()
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
         if not STEP_NAME.fullmatch(target):
@@ -261,9 +340,27 @@ class RunFolder:
             raise CheckpointError(f"{self.path}: no best checkpoint; no step was validated yet")
         return checkpoint.read(path)
 
+    def restore_best(self, model: Weighted) -> None:
+        """Put the checkpoint that was best on the validation split into a model."""
+        model.load_parameters(self.load_best().params)
+
     def finish(self, result: Mapping[str, Any]) -> None:
         """Mark the run as done with its final result."""
         self.write_json("DONE", dict(result))
+
+
+def _used(path: Path) -> bool:
+    """Whether a folder holds more than a first file that was never finished."""
+    unfinished = checkpoint.partial_of(path / "spec.json")
+    return any(each != unfinished for each in path.iterdir())
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a file of metrics. Raises FileError if it cannot be read."""
+    try:
+        return files.contents(path, files.MOST_LINES).decode(errors="replace").splitlines()
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def _step_name(step: int) -> str:
@@ -279,6 +376,7 @@ def find_checkpoint(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: there is none, or it is damaged.
     """
+    path = checkpoint.settled(path)
     if not path.exists():
         raise CheckpointError(f"{path}: no such file or folder; expected a run or a checkpoint")
     if path.is_dir() and not (path / checkpoint.MODEL_FILE).exists():

@@ -11,7 +11,7 @@ import pydantic
 from pydantic import Field, JsonValue
 
 from fwcore.cells import parse_core
-from fwcore.cells.base import CellSpec, PositiveInt
+from fwcore.cells.base import MOST, CellSpec, PositiveInt
 from fwcore.frozen import Frozen, digest_of
 from fwcore.layers import EncoderSpec, HeadSpec
 
@@ -20,7 +20,7 @@ FORMAT_VERSION = 1  # of spec.json and of checkpoints; a newer one is refused by
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, le=MOST)]
 
 
 class ModelSpec(Frozen):
@@ -49,7 +49,7 @@ class TrainSpec(Frozen):
             by the factor 1 - lr * weight_decay; biases, gains and scalars do not.
         batch_size: examples an update. The examples left over at an epoch's end are dropped
             (others each epoch), so that every batch has one shape.
-        epochs: passes over the training split; None if `steps` is given.
+        epochs: passes over the training split, at most a million; None if `steps` is given.
         steps: updates; None if `epochs` is given.
         clip: gradients whose global norm is larger are scaled down to it; 0 never clips.
         dropout: fraction of the encoder's outputs set to zero, one mask a sequence
@@ -69,7 +69,7 @@ class TrainSpec(Frozen):
     epsilon: Positive = 1e-8
     weight_decay: NonNegative = 0.0
     batch_size: PositiveInt = 128
-    epochs: Positive | None = None
+    epochs: Annotated[float, Field(gt=0, le=1e6)] | None = None
     steps: PositiveInt | None = None
     clip: NonNegative = 0.0
     dropout: Fraction = 0.0

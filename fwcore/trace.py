@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -42,12 +42,14 @@ class Step:
         reads: its S reads in order; one that finds nothing stored has no steps.
         output: h(t) before a wipe, (B, R).
         matrix: A after the step, (B, R, R); None while nothing is stored, or without fast memory.
+        scores: the head applied to h(t), (B, classes): the network's answer if it ended here.
     """
 
     slow: NumpyArray | None
     reads: tuple[Read, ...]
     output: NumpyArray
     matrix: NumpyArray | None
+    scores: NumpyArray
 
 
 @dataclass(frozen=True)
@@ -123,11 +125,11 @@ def trace(ops: Ops, spec: ModelSpec, p: Weights, inputs: Array, numpy: ToNumpy) 
                 tuple(_as_read(numpy, state.output, *noted) for noted in reads),
                 numpy(state.output),
                 None if matrix is None else numpy(matrix),
+                numpy(layers.classify(ops, spec.head, p, state.output)),
             )
         )
         reads.clear()
-    scores = layers.classify(ops, spec.head, p, state.output)
-    return Trace(tuple(steps), numpy(scores))
+    return Trace(tuple(steps), steps[-1].scores)
 
 
 def _as_read(
@@ -157,3 +159,43 @@ def spectrum(matrix: NumpyArray) -> NumpyArray:
     """The eigenvalues of a symmetric matrix (R, R), largest first; rounding below zero is cut."""
     values = np.linalg.eigvalsh(matrix.astype(np.float64))[::-1]
     return np.maximum(values, 0.0)
+
+
+def facts_of(found: Trace, labels: Sequence[str]) -> list[dict[str, Any]]:
+    """The time steps of the first sequence as JSON data.
+
+    Args:
+        found: the trace.
+        labels: what each time step is called, T of them.
+
+    Returns:
+        For each step its number and `input`, the norms of h and of W h + C x, `reads` with the norm
+        and the attention (step -> weight) of each, and effective rank and eigenvalues of A; None
+        for what is not there.
+    """
+    return [_facts(t, step, labels[t]) for t, step in enumerate(found.steps)]
+
+
+def _facts(t: int, step: Step, label: str) -> dict[str, Any]:
+    matrix = None if step.matrix is None else step.matrix[0]
+    return {
+        "step": t,
+        "input": label,
+        "norm_h": _norm(step.output),
+        "norm_slow": None if step.slow is None else _norm(step.slow),
+        "reads": [_read_facts(read) for read in step.reads],
+        "effective_rank": None if matrix is None else effective_rank(matrix),
+        "eigenvalues": None if matrix is None else [float(v) for v in spectrum(matrix)],
+    }
+
+
+def _read_facts(read: Read) -> dict[str, Any]:
+    return {
+        "norm": _norm(read.result),
+        "attention": {str(t): float(w) for t, w in zip(read.steps, read.weights[0], strict=True)},
+    }
+
+
+def _norm(array: NumpyArray) -> float:
+    """The Euclidean norm of a batch's first row."""
+    return float(np.linalg.norm(array[0].astype(np.float64)))

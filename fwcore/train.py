@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -19,6 +19,7 @@ from fwcore.batches import BatchOrder, Dropout, Split
 from fwcore.checkpoint import Best, Progress
 from fwcore.errors import CheckpointError, DivergedError, Interrupted
 from fwcore.params import Param
+from fwcore.ranks import SINGLE, Ranks, Spread, check_together, everyones, folder_on
 from fwcore.runs import RunFolder, Weighted
 from fwcore.schedule import learning_rate
 from fwcore.spec import RunSpec, TrainSpec
@@ -46,15 +47,18 @@ class Trainable(Protocol):
         """
         ...
 
-    def begin_training(self, train: TrainSpec, data: Split) -> None:
-        """Set up the optimiser with zero moments, and put the training split on the device."""
+    def begin_training(self, train: TrainSpec, data: Split, ranks: Ranks = SINGLE) -> None:
+        """Set up the optimiser with zero moments, and put the training split on the device.
+
+        Gradients are averaged over the ranks; those of several are the backend's own.
+        """
         ...
 
     def train_step(self, rows: Array, lr: float, dropout: Dropout | None) -> Any:
         """One update.
 
         Args:
-            rows: which examples of the training split, int64 (B,).
+            rows: which examples of the training split, int64 (B,); on several ranks this one's.
             lr: the learning rate of this update.
             dropout: masks, or None.
 
@@ -325,7 +329,7 @@ class _Run:
     def load_best(self) -> None:
         """Put the checkpoint that was best on the validation split into the model."""
         self.best()
-        self.model.load_parameters(self.folder.load_best().params)
+        self.folder.restore_best(self.model)
 
     def finish(self, found: dict[str, float]) -> dict[str, Any]:
         """Mark the run as done, with what its best checkpoint was found to be on the test split."""
@@ -522,6 +526,15 @@ def train_together(
     return [run.error or run.result for run in loop.runs]
 
 
+def _agreed(hooks: Hooks, ranks: Ranks) -> Hooks:
+    """Hooks that stop all ranks at the same update, whichever was sent the signal."""
+
+    def stop_signal() -> int | None:
+        return int(everyones(ranks, hooks.stop_signal() or 0).max()) or None
+
+    return replace(hooks, stop_signal=stop_signal)
+
+
 def train(
     model: Trainable,
     spec: RunSpec,
@@ -529,6 +542,7 @@ def train(
     folder: RunFolder,
     hooks: Hooks | None = None,
     stop_after: int | None = None,
+    ranks: Ranks = SINGLE,
 ) -> dict[str, Any] | None:
     """Train a model, or go on where its run folder stopped.
 
@@ -539,17 +553,27 @@ def train(
         folder: the run's folder; metrics and checkpoints go there.
         hooks: what to call while running.
         stop_after: stop, saved, after this many updates of this call; None goes to the end.
+        ranks: the processes that do this together, each with the same arguments but its own
+            `ranks`; the first alone writes in `folder`.
 
     Returns:
         The final result (test error of the checkpoint that was best on the validation split), or
         None if `stop_after` stopped the run before its end.
 
     Raises:
+        ConfigError: the ranks cannot train this together.
+        RankLostError: another rank is gone.
         DivergedError: a loss is not finite; the last good checkpoint stays.
         Interrupted: a signal came; the run was saved.
         FileError: something could not be written.
     """
-    (outcome,) = train_together(Alone(model), [spec], data, [folder], hooks, stop_after)
+    models: Lockstep = Alone(model)
+    hooks = hooks or Hooks()
+    check_together(ranks, spec)
+    if ranks.count > 1:
+        models, hooks = Spread(model, ranks), _agreed(hooks, ranks)
+    own = folder_on(ranks, folder)
+    (outcome,) = train_together(models, [spec], data, [own], hooks, stop_after)
     if isinstance(outcome, DivergedError):
         raise outcome
     return outcome

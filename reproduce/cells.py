@@ -60,7 +60,7 @@ QUICK_SIZE = 50
 # passes over the data that show the order of the models; glimpses are those of the bundled subset
 QUICK: dict[str, Point] = {
     "retrieval": {"train.epochs": 12},
-    "mnist-glimpse": {"task.dataset": SUBSET, "train.epochs": 60},
+    "mnist-glimpse": {"task.dataset": SUBSET, "train.epochs": 7},
 }
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import field_validator
 
 import tasks
-from fwcore import model
+from fwcore import files, model
 from fwcore.checkpoint import read_object, write_text
 from fwcore.errors import CheckpointError, FileError
 from fwcore.frozen import Frozen
@@ -124,7 +124,8 @@ def _curve(folder: Path) -> list[tuple[int, float]]:
     if not path.exists():
         return []
     try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        texts = files.text(path, files.MOST_LINES).splitlines()
+        lines = [files.from_json(line, finite=False) for line in texts]
         points = [(line["step"], line["error_pct"]) for line in lines if line["split"] == "val"]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from error
@@ -142,7 +143,7 @@ def of_folder(path: Path) -> Record:
         CheckpointError: it has not ended, or a file is damaged.
     """
     folder = RunFolder.open(path)
-    sessions = (folder.read_json("run.json") or {}).get("sessions", [])
+    sessions = folder.sessions()
     done = folder.read_json("DONE")
     if not sessions:
         raise CheckpointError(f"{path}: expected sessions in run.json, got none")
@@ -167,17 +168,10 @@ def _record(
         "failure": failure,
     }
     if done is not None:
-        result = {
-            "test_error_pct": done["test"]["error_pct"],
-            "test_examples": done["test"]["examples"],
-            "val_error_pct": done["val"]["error_pct"],
-            "best_step": done["best_step"],
-            "steps": done["steps"],
-            "train_s": done["train_s"],
-        }
+        result = _result(folder.path / "DONE", done)
     facts = {
-        "model": last["model"],
-        "dataset": last["dataset"],
+        "model": last.get("model", ""),
+        "dataset": last.get("dataset", ""),
         "spec": spec.json_data(),
         "parameters": parameters_of(spec),
         "commit": last.get("commit"),
@@ -189,6 +183,23 @@ def _record(
     places = ("backend", "device", "memory", "kernel", "processor")
     where = {name: str(last.get(name) or "") for name in places}
     return Record.parse({**facts, **where, **result}, str(folder.path))
+
+
+def _result(path: Path, done: dict[str, Any]) -> dict[str, Any]:
+    """What is kept of a run's DONE."""
+    try:
+        return {
+            "test_error_pct": done["test"]["error_pct"],
+            "test_examples": done["test"]["examples"],
+            "val_error_pct": done["val"]["error_pct"],
+            "best_step": done["best_step"],
+            "steps": done["steps"],
+            "train_s": done["train_s"],
+        }
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path}: expected the result of a run, got none: {error!r}"
+        ) from error
 
 
 def load(path: Path) -> list[Record]:

@@ -86,7 +86,7 @@ def finished(job: Job) -> Ended | None:
         return None
     folder = RunFolder.open(job.folder)
     _check_same(folder.read_spec(), job)
-    sessions = (folder.read_json("run.json") or {}).get("sessions", [])
+    sessions = folder.sessions()
     others = {each.get("backend") for each in sessions} - {job.backend}
     if others:
         raise ConfigError(

@@ -16,7 +16,6 @@ them, and a search has a budget for each.
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -26,7 +25,7 @@ from typing import Annotated, Any, Literal, Self
 import pydantic
 from pydantic import Field, JsonValue
 
-from fwcore import model
+from fwcore import files, model
 from fwcore.cells.base import PositiveInt
 from fwcore.errors import ConfigError, FileError, nearest
 from fwcore.frozen import Frozen
@@ -208,10 +207,10 @@ def read(path: Path) -> SweepFile:
         ConfigError: it is not TOML, or not a sweep; the nearest known key is named.
     """
     try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
+        found = files.from_toml(files.text(path))
     except (OSError, UnicodeDecodeError) as error:
         raise FileError(f"sweep: {path} cannot be read: {error}") from error
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:
         raise ConfigError(f"sweep: {path} is not TOML: {error}") from error
     return SweepFile.parse(found, f"sweep: {path}")
 

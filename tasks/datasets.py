@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import http.client
 import importlib
+import io
 import math
 import os
 import shutil
@@ -26,6 +27,7 @@ import filelock
 import numpy as np
 import platformdirs
 
+from fwcore import files
 from fwcore.errors import ConfigError, DataError, nearest
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -36,6 +38,10 @@ BUNDLED = Path(__file__).parent / "data"
 OFFLINE = "FWT_OFFLINE"  # environment variable: set to 1, nothing is ever downloaded
 
 GZIP_MAGIC = b"\x1f\x8b"
+PIXELS = 28 * 28  # of an image
+MOST_ITEMS = 300_000  # of a file whose count is not known; the largest dataset here has 240,000
+RATIO = 16  # gzip packs images of handwriting to about a quarter
+MARGIN = 2**16  # bytes of a file beside its items: headers, and what packing adds
 IDX_UINT8 = 0x08  # the third byte of an IDX magic number; the fourth is the number of dimensions
 STALLED_S = 15.0  # a connection silent for this long is given up
 LOCK_WAIT_S = 3600.0  # longest wait for another process that downloads (EMNIST is 560 MB)
@@ -363,13 +369,13 @@ def _numbered(raw: Array, source: Source, path: Path) -> Array:
 def _read(path: Path, file: IdxFile, source: Source) -> Array:
     """One file: unpacked, its structure checked, then its count and its checksum."""
     try:
-        stored = path.read_bytes()
+        stored = files.contents(path, _most(file))
     except OSError as error:
         raise DataError(
             f"{path}: expected a file that can be read, got {error.strerror!r}; "
             "check the path and its permissions"
         ) from error
-    content = _unpack(stored, path)
+    content = _unpack(stored, path, _most_unpacked(file, stored))
     array = _decode(content, path, file.dims)
     if file.count is not None and len(array) != file.count:
         raise DataError(
@@ -380,12 +386,32 @@ def _read(path: Path, file: IdxFile, source: Source) -> Array:
     return array
 
 
-def _unpack(stored: bytes, path: Path) -> bytes:
+def _most(file: IdxFile) -> int:
+    """Bytes that a file may have, packed or not."""
+    count = MOST_ITEMS if file.count is None else file.count
+    return MARGIN + count * (PIXELS if file.dims == 3 else 1)
+
+
+def _most_unpacked(file: IdxFile, stored: bytes) -> int:
+    """Bytes that a gzip file may unpack to; without this, few could unpack to gigabytes."""
+    if file.count is not None:
+        return _most(file)
+    return min(_most(file), MARGIN + RATIO * len(stored))
+
+
+def _unpack(stored: bytes, path: Path, most: int) -> bytes:
     """The bytes of a file, unpacked if they are gzip (told by content, not by name)."""
     if not stored.startswith(GZIP_MAGIC):
         return stored
     try:
-        return gzip.decompress(stored)
+        with gzip.open(io.BytesIO(stored)) as packed:
+            found = packed.read(most + 1)
+        if len(found) > most:
+            raise DataError(
+                f"{path}: expected at most {most} bytes unpacked, got more; this is no file of the "
+                "dataset"
+            )
+        return found
     except (EOFError, OSError, zlib.error) as error:
         raise DataError(
             f"{path}: expected a whole gzip file, got one of size={len(stored)} bytes that is "

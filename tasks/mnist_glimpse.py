@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import io
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, field_validator
 
+from fwcore import files
 from fwcore.errors import ConfigError, DataError, nearest
 from tasks.base import Control, Pictures, Shape, Split, TaskSpec, check_split
 from tasks.datasets import AUTO, FULL, NAMES, SOURCES, Images, images
@@ -18,6 +21,7 @@ from tasks.glimpses import FEATURES, IMAGE, PATCH, POLICIES, Policy, assemble, c
 Array = np.ndarray[Any, np.dtype[Any]]
 
 SHADES = " .:-=+*#%@"  # from black to white
+MOST_BYTES, MOST_SIDE = 2**20, 1024  # of an image's file; pixels along a side, to be read at all
 
 # Ba et al. 2016, table 2: test error on MNIST in percent, by R
 PUBLISHED: dict[str, dict[int, float]] = {
@@ -226,9 +230,8 @@ class GlimpseReader:
 
 def _read_npy(path: Path) -> Array:
     try:
-        with path.open("rb") as file:
-            return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
-    except (OSError, ValueError, EOFError) as error:
+        return files.from_npy(files.contents(path, MOST_BYTES))
+    except (OSError, ValueError) as error:
         raise DataError(
             f"{path}: expected a .npy file of numbers, got {type(error).__name__}: {error}; "
             "write one with numpy.save"
@@ -243,11 +246,19 @@ def _read_png(path: Path) -> Array:
             f"input {str(path)!r}: reading a .png needs Pillow, which is not installed; "
             "install it (pip install pillow) or give a .npy array"
         ) from error
+    broken: Any = (
+        OSError, ValueError, SyntaxError,  # Pillow's for a broken .png
+        pillow.DecompressionBombError, pillow.DecompressionBombWarning,
+    )  # fmt: skip
     try:
-        with pillow.open(path, formats=("PNG",)) as picture:
-            mode, pixels = picture.mode, np.asarray(picture)
-    # SyntaxError is Pillow's for a broken .png
-    except (OSError, ValueError, SyntaxError, pillow.DecompressionBombError) as error:
+        stored = io.BytesIO(files.contents(path, MOST_BYTES))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pillow.DecompressionBombWarning)
+            with pillow.open(stored, formats=("PNG",)) as picture:
+                if max(picture.size) > MOST_SIDE:  # said before anything is unpacked
+                    raise ValueError(f"{picture.size} pixels")
+                mode, pixels = picture.mode, np.asarray(picture)
+    except broken as error:
         raise DataError(
             f"{path}: expected a .png image, got {type(error).__name__}: {error}"
         ) from error

@@ -51,7 +51,7 @@ def recipe(task: str, model: str, size: int | None) -> tuple[str, dict[str, Any]
         size: R; None takes the task's default size.
 
     Returns:
-        The recipe's name and its settings: tables `core`, `train`, `report`, and `control`.
+        The recipe's name and its settings: tables `core`, `train`, `report`, `task`, and `control`.
     """
     file = _file(task)
     chosen = file["models"].get(model, {})

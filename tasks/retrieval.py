@@ -21,7 +21,7 @@ MARK = "?"
 SYMBOLS = LETTERS + DIGITS + MARK  # the symbol numbers are the places in this string
 FIRST_DIGIT = SYMBOLS.index("0")
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10**15)]
 
 # Ba et al. 2016, table 1: strings of four pairs; test error in percent, by R
 PUBLISHED_PAIRS = 4

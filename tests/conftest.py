@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,10 @@ REQUIRED = "FWT_REQUIRE_BACKENDS"  # names, separated by commas, that must not b
 def pytest_configure(config: pytest.Config) -> None:
     """For this process and every process that a test starts; both are read at import."""
     os.environ["FWT_OFFLINE"] = "1"
+    offline = str(Path(__file__).parent / "offline")
+    runpy.run_path(f"{offline}/sitecustomize.py")
+    given = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([offline, given] if given else [offline])
     # models this small lose a factor of 30 to threads that wait for each other on busy cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 

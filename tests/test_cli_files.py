@@ -55,6 +55,7 @@ def rewrite(
     safetensors.numpy.save_file(solid, folder / name, metadata=labels)
     state = json.loads((folder / checkpoint.STATE_FILE).read_text())
     state["sha256"][name] = checkpoint.sha256(folder / name)
+    del state["sha256"][checkpoint.STATE_FILE]
     (folder / checkpoint.STATE_FILE).write_text(json.dumps(state))
 
 

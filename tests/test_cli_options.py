@@ -265,7 +265,8 @@ def test_every_value_of_a_recipe_is_in_the_run(task, name, size):
     wanted = leaves(file["all"]) | leaves(chosen) | leaves(own)
     subset = ("--dataset", "mnist-subset") if task == "mnist-glimpse" else ()
     spec = resolved("--task", task, "--model", name, "--size", size, *subset)
-    found = leaves({"core": spec["model"]["core"], "train": spec["train"], "rest": {}})
+    parts = {key: spec[key] for key in ("task", "train", "report")}
+    found = leaves({"core": spec["model"]["core"], **parts})
     assert wanted
     assert {key: found[key] for key in wanted} == wanted  # a key the spec lacks is a KeyError
 
@@ -276,7 +277,7 @@ def test_recipes_name_models_and_tables_that_exist(task):
     assert file.keys() == {"model", "size", "all", "models"}
     assert file["model"] in presets()
     assert file["models"].keys() <= presets().keys()
-    tables = {"core", "train", "report", "control"}
+    tables = {"core", "train", "report", "task", "control"}
     assert file["all"].keys() <= tables
     for chosen in file["models"].values():
         assert chosen.keys() <= tables | {"sizes"}

@@ -46,7 +46,7 @@ def parts(backend: Backend) -> list[tuple[type, Any]]:
 def test_the_protocols_are_read_whole() -> None:
     """Guards the test below: a protocol read as empty would be met by anything."""
     assert len(methods(Ops)) >= 18
-    wanted = {"versions", "devices", "fused", "memory_bytes", "compile"}
+    wanted = {"versions", "devices", "fused", "memory_bytes", "ranks", "compile"}
     assert set(methods(contract.Backend)) == wanted
     assert set(methods(Trainable)) < set(methods(contract.Compiled))
     assert {"forward", "states", "gradients", "describe"} < set(methods(contract.Compiled))

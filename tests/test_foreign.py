@@ -309,13 +309,14 @@ def test_a_spec_file_that_is_none(text, tmp_path):
 
 
 def test_moments_in_a_layout_are_held_to_the_spec(tmp_path):
-    foreign.save(tmp_path / "there", made("gru"), "mlx")
-    file = tmp_path / "there" / "optimizer.safetensors"
-    arrays, labels = checkpoint.read_tensors(file)
+    found = made("gru")
+    foreign.save(tmp_path / "first", found, "mlx")
+    weights, _ = checkpoint.read_tensors(tmp_path / "first" / "model.safetensors")
+    arrays, _ = checkpoint.read_tensors(tmp_path / "first" / "optimizer.safetensors")
     arrays["m.core.Wx"] = arrays["m.core.Wx"].T
     arrays["w.core.Wx"] = arrays["v.core.Wx"]
     del arrays["v.core.bhn"]
-    checkpoint.write_tensors(file, arrays, labels)
+    checkpoint.write(tmp_path / "there", found.spec, weights, arrays, found.progress, "mlx")
     with pytest.raises(CheckpointError) as caught:
         foreign.load(tmp_path / "there")
     words = ("extra 'w.core.Wx'", "missing 'v.core.bias_n'", "'m.core.wx' has shape (5, 12)")

@@ -11,7 +11,7 @@ import pytest
 from tests.cli_tools import ROOT, TINY, Done, check_refusal, good, python
 from tests.conftest import need
 
-PACKAGES = ("fwcore", "tasks", "cli", "sweeps", "reproduce", "figures")
+PACKAGES = ("fwcore", "tasks", "cli", "sweeps", "reproduce", "figures", "reports", "demo")
 # package -> what no file of it may import
 FORBIDDEN = {
     "fwcore": {"torch", "mlx", "torchvision", "tasks", "cli", "backends", "benchmarks", "sweeps"},
@@ -19,6 +19,8 @@ FORBIDDEN = {
     "cli": {"torch", "mlx", "torchvision"},
     "sweeps": {"torch", "mlx", "torchvision", "backends", "cli", "benchmarks"},
     "figures": {"torch", "mlx", "torchvision", "tasks", "backends", "cli", "benchmarks", "sweeps"},
+    "demo": {"torch", "mlx", "torchvision", "backends", "cli", "benchmarks", "sweeps"},
+    "reports": {"torch", "mlx", "torchvision", "backends", "cli", "benchmarks", "sweeps"},
     "reproduce": {"torch", "mlx", "torchvision", "backends", "cli", "benchmarks", "sweeps"},
 }
 
@@ -133,10 +135,12 @@ def test_the_command_runs_as_a_module_and_is_installed():
         "predict",
         "inspect",
         "plot",
+        "report",
         "gradients",
         "associator",
         "sweep",
         "reproduce",
+        "demo",
     ):
         assert f" {verb} " in done.out
     scripts = importlib.metadata.entry_points(group="console_scripts", name="fwt")

@@ -16,6 +16,7 @@ from fwcore.frozen import Frozen
 from fwcore.spec import ModelSpec, ReportSpec, RunSpec, TrainSpec
 
 COUNT = st.integers(1, 10**6)
+EPOCHS = st.floats(0, 1e6, exclude_min=True)
 POSITIVE = st.floats(0, allow_infinity=False, exclude_min=True)
 NOT_NEGATIVE = st.floats(0, allow_infinity=False)
 FRACTION = st.floats(0, 1, exclude_max=True)
@@ -60,7 +61,7 @@ CORES = {
     ),
     "lstm": optional("lstm", norm=st.sampled_from(["none", "layer"]), forget_bias=FINITE),
     "gru": optional("gru", norm=st.sampled_from(["none", "layer"])),
-    "alstm": optional("alstm", copies=COUNT, forget_bias=FINITE).map(
+    "alstm": optional("alstm", copies=st.integers(1, 1000), forget_bias=FINITE).map(
         lambda core: {**core, "size": 2 * core["size"]}
     ),
     "convnet": optional("convnet", steps=COUNT),
@@ -79,7 +80,7 @@ MODELS = st.fixed_dictionaries(
 
 TRAININGS = st.builds(
     lambda length, rest: {**rest, **length},
-    st.one_of(st.fixed_dictionaries({"epochs": POSITIVE}), st.fixed_dictionaries({"steps": COUNT})),
+    st.one_of(st.fixed_dictionaries({"epochs": EPOCHS}), st.fixed_dictionaries({"steps": COUNT})),
     st.fixed_dictionaries(
         {},
         optional={

@@ -152,6 +152,7 @@ def test_what_cannot_be_is_refused_with_what_was_meant(text, words, tmp_path):
 
 
 def test_a_file_that_is_none_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     refused(4, ["gone.toml", "cannot be read"], "sweep", tmp_path / "gone.toml")
     refused(2, ["not TOML"], "sweep", write(tmp_path, "name = "))
     refused(2, ["name", "'../up'"], "sweep", write(tmp_path, HEAD.replace('"one"', '"../up"')))

@@ -87,6 +87,14 @@ def test_weights_are_equation_4_of_the_query(backend: Backend) -> None:
         close(f"output at {t}", query, step.output)
 
 
+def test_scores_of_a_step_are_the_head_applied_to_its_state(backend: Backend) -> None:
+    _, p, found = traced(backend, spec_of({"kind": "fast-weights", "size": SIZE}))
+    for t, step in enumerate(found.steps):
+        hidden = np.maximum(step.output @ p["head.hidden.weight"].T + p["head.hidden.bias"], 0)
+        want = hidden @ p["head.output.weight"].T + p["head.output.bias"]
+        close(f"scores at {t}", want, step.scores)
+
+
 def test_slow_input_is_w_h_plus_c_x(backend: Backend) -> None:
     spec = spec_of(cases.core_of("fast-sum-final-boundary-S3-levels", SIZE))
     _, p, found = traced(backend, spec)

@@ -8,13 +8,14 @@ from importlib.metadata import version
 import mlx.core as mx
 import psutil
 
-from backends.mlx import fused
+from backends.mlx import fused, ranks
 from backends.mlx.compiled import MlxCompiled
 from backends.mlx.ops import MlxOps
 from fwcore import model
 from fwcore.errors import BackendError
 from fwcore.ops import NumpyArray
 from fwcore.params import initialise
+from fwcore.ranks import Ranks, check_launcher
 from fwcore.spec import ModelSpec
 from fwcore.train import as_parameters
 
@@ -56,6 +57,11 @@ class MlxBackend:
         if self.device(device) == "cpu":
             return int(psutil.virtual_memory().total)
         return int(mx.device_info()["memory_size"])
+
+    def ranks(self) -> Ranks:
+        """See `Backend.ranks`."""
+        check_launcher(self.name)
+        return ranks.ranks()
 
     def compile(
         self,

@@ -14,6 +14,7 @@ from backends.mlx import fused
 from backends.mlx.adam import Adam
 from backends.mlx.module import Network
 from backends.mlx.ops import MlxOps
+from backends.mlx.ranks import MlxRanks
 from fwcore import model
 from fwcore.batches import Dropout, Split
 from fwcore.cells.base import Weights
@@ -22,6 +23,7 @@ from fwcore.fused import choose
 from fwcore.layouts import permute_in, permute_out
 from fwcore.ops import NumpyArray
 from fwcore.params import Param
+from fwcore.ranks import SINGLE, Ranks
 from fwcore.spec import ModelSpec, TrainSpec
 from fwcore.trace import Trace, trace
 from fwcore.train import check_fit
@@ -153,7 +155,7 @@ class MlxCompiled:
             pull = [self._array(part) for part in (*outputs, scores)]
             return _numpy(mx.stack(mx.vjp(run, deltas, pull)[1]))
 
-    def begin_training(self, train: TrainSpec, data: Split) -> None:
+    def begin_training(self, train: TrainSpec, data: Split, ranks: Ranks = SINGLE) -> None:
         """See `Trainable.begin_training`. The optimiser is set up before tracing, so one trace."""
         with mx.stream(self._device):
             self._optimizer = Adam(
@@ -163,12 +165,13 @@ class MlxCompiled:
                 bias_correction=True,
             )
             self._optimizer.init(self.module.trainable_parameters())
-            self._step = self._traced_step(train, self._optimizer)
+            self._step = self._traced_step(train, self._optimizer, ranks)
             self._data = self._array(data.inputs), self._array(data.targets)
             mx.eval(self._data)
 
-    def _traced_step(self, train: TrainSpec, optimizer: Adam) -> Step:
+    def _traced_step(self, train: TrainSpec, optimizer: Adam, ranks: Ranks) -> Step:
         """One update as one compiled function of (batch, learning rate, masks)."""
+        group = ranks.group if isinstance(ranks, MlxRanks) else None
         measure = nn.value_and_grad(self.module, partial(self._loss, self.module))
         state = [self.module.state, optimizer.state]
 
@@ -180,6 +183,8 @@ class MlxCompiled:
             hidden_mask: mx.array | None,
         ) -> mx.array:
             (loss, wrong), found = measure(inputs, targets, input_mask, hidden_mask)
+            if group is not None:
+                found = nn.average_gradients(found, group)
             squares = [mx.sum(g * g) for _, g in utils.tree_flatten(found)]
             norm = mx.sqrt(mx.sum(mx.stack(squares)))
             if train.clip:

@@ -13,6 +13,7 @@ from fwcore import model
 from fwcore.errors import BackendError
 from fwcore.ops import NumpyArray
 from fwcore.params import initialise
+from fwcore.ranks import SINGLE, Ranks, check_launcher
 from fwcore.spec import ModelSpec
 from fwcore.train import as_parameters
 
@@ -47,6 +48,11 @@ class NumpyBackend:
     def memory_bytes(self, device: str) -> int:
         """See `Backend.memory_bytes`."""
         return int(psutil.virtual_memory().total)
+
+    def ranks(self) -> Ranks:
+        """See `Backend.ranks`."""
+        check_launcher(self.name)
+        return SINGLE
 
     def compile(
         self,

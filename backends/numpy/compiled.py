@@ -14,6 +14,7 @@ from fwcore.batches import Dropout, Split
 from fwcore.errors import BackendError
 from fwcore.fused import choose
 from fwcore.ops import NumpyArray
+from fwcore.ranks import SINGLE, Ranks
 from fwcore.spec import ModelSpec, TrainSpec
 from fwcore.trace import Trace, trace
 from fwcore.train import check_fit
@@ -94,7 +95,7 @@ class NumpyCompiled:
         """See `Compiled.pulled`; always raises BackendError."""
         _refuse("gradients")
 
-    def begin_training(self, train: TrainSpec, data: Split) -> None:
+    def begin_training(self, train: TrainSpec, data: Split, ranks: Ranks = SINGLE) -> None:
         """See `Trainable.begin_training`; always raises BackendError."""
         _refuse("training")
 

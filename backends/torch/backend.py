@@ -7,13 +7,14 @@ from collections.abc import Mapping
 import psutil
 import torch
 
-from backends.torch import fused
+from backends.torch import fused, ranks
 from backends.torch.compiled import TorchCompiled
 from backends.torch.ops import TorchOps
 from fwcore import model
 from fwcore.errors import BackendError
 from fwcore.ops import NumpyArray
 from fwcore.params import initialise
+from fwcore.ranks import Ranks, check_launcher
 from fwcore.spec import ModelSpec
 from fwcore.train import as_parameters
 
@@ -41,6 +42,8 @@ class TorchBackend:
     def device(self, name: str) -> str:
         """A device's full name: `auto`, `gpu` and `cuda` mean the first that fits.
 
+        Of processes that torchrun started on one machine, each takes a card of its own.
+
         Raises:
             BackendError: there is no such device here.
         """
@@ -54,7 +57,8 @@ class TorchBackend:
             raise BackendError(
                 f"backend torch: no device {name!r} on this machine; there are: {', '.join(known)}"
             )
-        return fits[0]
+        cards = [device for device in fits if device.startswith("cuda")]
+        return cards[ranks.local_number() % len(cards)] if cards else fits[0]
 
     def memory_bytes(self, device: str) -> int:
         """See `Backend.memory_bytes`."""
@@ -62,6 +66,11 @@ class TorchBackend:
         if name.startswith("cuda"):
             return int(torch.cuda.get_device_properties(name).total_memory)
         return int(psutil.virtual_memory().total)
+
+    def ranks(self) -> Ranks:
+        """See `Backend.ranks`."""
+        check_launcher(self.name)
+        return ranks.ranks()
 
     def compile(
         self,

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
+from torch.nn import Parameter, functional
+from torch.nn.parallel import DistributedDataParallel
 
 from backends.contract import Stream
 from backends.torch import fused, native
@@ -26,6 +27,7 @@ from fwcore.fused import choose
 from fwcore.layouts import permute_in
 from fwcore.ops import NumpyArray
 from fwcore.params import Param
+from fwcore.ranks import SINGLE, Ranks
 from fwcore.spec import ModelSpec, TrainSpec
 from fwcore.trace import Trace, trace
 from fwcore.train import check_fit
@@ -48,6 +50,7 @@ class TorchCompiled:
         self._clip = 0.0
         self._data: tuple[Tensor, Tensor] | None = None
         self._graph: StepGraph | None = None
+        self._spread: DistributedDataParallel | None = None
 
     def _tensor(self, array: NumpyArray) -> Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(array)).to(self._ops.device)
@@ -89,10 +92,15 @@ class TorchCompiled:
         return model.Stream(self._ops, self.spec, weights, batch)
 
     def _loss(
-        self, inputs: Tensor, targets: Tensor, *masks: Tensor | None
+        self,
+        inputs: Tensor,
+        targets: Tensor,
+        *masks: Tensor | None,
+        network: torch.nn.Module | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy and the number of wrong answers; masks as `Network.forward`."""
-        scores = self.module(inputs, *(None if m is None else self._ops.cast(m) for m in masks))
+        network = network or self.module
+        scores = network(inputs, *(None if m is None else self._ops.cast(m) for m in masks))
         scores = scores.float() if scores.dtype == torch.bfloat16 else scores
         loss = functional.cross_entropy(scores, targets, reduction="mean")  # model.cross_entropy
         wrong = (scores.argmax(-1) != targets).sum()
@@ -115,8 +123,15 @@ class TorchCompiled:
         given = [self._tensor(part) for part in (*outputs, scores)]
         return _numpy(torch.stack(torch.autograd.grad([*found, shown], deltas, given)))
 
-    def begin_training(self, train: TrainSpec, data: Split) -> None:
-        """See `Trainable.begin_training`."""
+    def begin_training(self, train: TrainSpec, data: Split, ranks: Ranks = SINGLE) -> None:
+        """See `Trainable.begin_training`.
+
+        On several ranks `DistributedDataParallel` averages the gradients, and a CUDA card runs
+        the step kernel by kernel: its graph would have to hold the other ranks' part too.
+        """
+        if ranks.count > 1:
+            # static_graph: a weight that no loss reaches (W_int of one level) is not waited for
+            self._spread = DistributedDataParallel(self.module, static_graph=True)
         named = dict(self.module.named_parameters())
         decaying = [value for name, value in named.items() if self._table[name].decays]
         others = [value for name, value in named.items() if not self._table[name].decays]
@@ -124,7 +139,7 @@ class TorchCompiled:
             {"params": decaying, "weight_decay": train.weight_decay},
             {"params": others, "weight_decay": 0.0},
         ]
-        graphed = self._ops.device.type == "cuda"
+        graphed = self._ops.device.type == "cuda" and ranks.count == 1
         self._optimizer = Adam(
             [group for group in groups if group["params"]],
             lr=train.lr,
@@ -163,9 +178,9 @@ class TorchCompiled:
     def _update(self, rows: Tensor, *masks: Tensor | None) -> Tensor:
         """One update on rows of the training split; waits for nothing (`StepGraph`)."""
         inputs, targets = (array.index_select(0, rows) for array in self._split())
-        loss, wrong = self._loss(inputs, targets, *masks)
+        loss, wrong = self._loss(inputs, targets, *masks, network=self._spread)
         weights = list(self.module.parameters())
-        gradients = torch.autograd.grad(loss, weights, materialize_grads=True)
+        gradients = self._averaged(loss, weights)
         for weight, gradient in zip(weights, gradients, strict=True):
             weight.grad = gradient.contiguous()  # the fused Adam goes by memory, not by strides
         norm = torch.linalg.vector_norm(torch.cat([part.reshape(-1) for part in gradients]))
@@ -173,6 +188,15 @@ class TorchCompiled:
             torch.nn.utils.clip_grads_with_norm_(weights, self._clip, norm)
         self._adam().step()
         return torch.stack([loss.detach(), wrong.to(loss.dtype), norm.to(loss.dtype)])
+
+    def _averaged(self, loss: Tensor, weights: list[Parameter]) -> Sequence[Tensor]:
+        """The gradients of the loss, averaged over the ranks."""
+        if self._spread is None:
+            return torch.autograd.grad(loss, weights, materialize_grads=True)
+        for weight in weights:
+            weight.grad = None
+        loss.backward()  # type: ignore[no-untyped-call]
+        return [torch.zeros_like(w) if w.grad is None else w.grad for w in weights]
 
     def fetch(self, stats: Sequence[Tensor]) -> NumpyArray:
         """See `Trainable.fetch`."""

@@ -38,7 +38,7 @@ def parse_core(data: Any) -> Any:
     if not isinstance(data, Mapping):
         return data
     kind = data.get("kind")
-    if kind not in cells():
+    if not isinstance(kind, str) or kind not in cells():
         raise ConfigError(f"core.kind: unknown cell {kind!r} ({nearest(str(kind), cells())})")
     return cells()[kind].Spec.parse(data, "core")
 

@@ -19,12 +19,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache, reduce
 from operator import add
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
-from fwcore.cells.base import CellSpec, PositiveInt, Weights
+from fwcore.cells.base import CellSpec, Weights
 from fwcore.memory import Plan
 from fwcore.ops import Array, NumpyArray, Ops
 from fwcore.params import Initialiser, Param, uniform
@@ -36,14 +36,14 @@ class Spec(CellSpec):
 
     Attributes:
         size: R, twice the count of complex numbers; even.
-        copies: N, redundant memories. The source compares several numbers of them, Ba et al. 2016
-            do not print theirs; 4 is ours.
+        copies: N, redundant memories, at most 1000. The source compares several numbers of them,
+            Ba et al. 2016 do not print theirs; 4 is ours.
         forget_bias: the forget gate's bias starts at this number (1.0 default, as in our LSTM); the
             other biases start at 0.
     """
 
     kind: Literal["alstm"] = "alstm"
-    copies: PositiveInt = 4
+    copies: Annotated[int, Field(ge=1, le=1000)] = 4
     forget_bias: float = 1.0
 
     @field_validator("size")

@@ -13,7 +13,8 @@ from fwcore.ops import Array, Ops
 from fwcore.params import Param
 
 Weights = Mapping[str, Array]  # all of a model's parameters by canonical name
-PositiveInt = Annotated[int, pydantic.Field(ge=1)]
+MOST = 10**15  # of a count: beyond any machine, and far from where arithmetic overflows
+PositiveInt = Annotated[int, pydantic.Field(ge=1, le=MOST)]
 
 KEPT_ARRAYS = 8  # of R numbers, that autodiff keeps of a plain cell's time step and inner step
 

@@ -33,7 +33,7 @@ class Spec(CellSpec):
     Attributes:
         decay: lambda, what is left of A after a time step, in (0, 1].
         rate: eta, how strongly a state is written, > 0.
-        inner_steps: S, reads of A within a time step; 0 reads nothing and leaves the
+        inner_steps: S, reads of A within a time step, at most 1000; 0 reads nothing and leaves the
             layer-normalised IRNN: h = f(LN[W h + C x]).
         norm: where layer normalisation acts: `sum` on the whole bracket (eq. 3); `none`; `slow`
             on b + W h + C x alone, as printed by Wayman & Mathew 2017 (reads may then blow up).
@@ -51,7 +51,7 @@ class Spec(CellSpec):
     kind: Literal["fast-weights"] = "fast-weights"
     decay: Annotated[float, pydantic.Field(gt=0, le=1)] = 0.95
     rate: Annotated[float, pydantic.Field(gt=0)] = 0.5
-    inner_steps: Annotated[int, pydantic.Field(ge=0)] = 1
+    inner_steps: Annotated[int, pydantic.Field(ge=0, le=1000)] = 1
     norm: Literal["sum", "none", "slow"] = "sum"
     write: Literal["final", "preliminary"] = "final"
     sustained: Literal["boundary", "identity"] = "boundary"

@@ -1,0 +1,53 @@
+"""Processes that `mlx.launch` started, connected by `mlx.core.distributed`."""
+
+from __future__ import annotations
+
+import os
+
+import mlx.core as mx
+import numpy as np
+
+from fwcore.errors import BackendError
+from fwcore.ops import NumpyArray
+from fwcore.ranks import SINGLE, Ranks
+
+SIGNS = ("[ring]", "[mpi]", "[nccl]", "[jaccl]")  # what MLX's own errors begin with
+
+
+class MlxRanks:
+    """`fwcore.ranks.Ranks`: the ring of `mlx.launch`, or what else MLX was started with.
+
+    Attributes:
+        group: MLX's own name for them.
+    """
+
+    def __init__(self) -> None:
+        self.group = mx.distributed.init(strict=True)
+        self.number, self.count = self.group.rank(), self.group.size()
+
+    def total(self, values: NumpyArray) -> NumpyArray:
+        """See `Ranks.total`."""
+        with mx.stream(mx.cpu):
+            given = mx.array(np.asarray(values, dtype=np.float64), dtype=mx.float64)
+            return np.array(mx.distributed.all_sum(given, group=self.group))
+
+    def broken(self, error: RuntimeError) -> bool:
+        """See `Ranks.broken`."""
+        return str(error).lower().startswith(SIGNS)
+
+
+def ranks() -> Ranks:
+    """The processes of this job.
+
+    Raises:
+        BackendError: they cannot be connected.
+    """
+    if "MLX_RANK" not in os.environ:
+        return SINGLE
+    try:
+        found = MlxRanks()
+    except RuntimeError as error:
+        raise BackendError(
+            f"backend mlx: expected to reach all processes of mlx.launch, got: {error}"
+        ) from error
+    return found if found.count > 1 else SINGLE

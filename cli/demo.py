@@ -1,0 +1,113 @@
+"""`fwt demo`: a page in the browser that shows networks step by step."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli import options
+
+if TYPE_CHECKING:
+    from backends.contract import Compiled
+    from demo.steps import Subject
+
+SHIPPED = Path("checkpoints")
+PAUSE = 0.1  # seconds between two looks for a signal
+
+
+def demo(
+    checkpoints: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Runs or checkpoints; default: those of checkpoints/."),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860,
+    backend: options.Backend = "auto",
+    device: options.Device = "auto",
+    debug: options.Debug = False,
+) -> None:
+    """Step through time in the browser: type a string, draw a digit, switch the backend.
+
+    The page shows the fast matrix A, the attention to the past, and what the network would answer
+    after each step. It is served until Ctrl-C (exit code 130), to this machine alone unless --host
+    says otherwise, and fetches nothing from elsewhere.
+    Example: fwt demo checkpoints/retrieval-fast-weights-r20 --backend numpy
+    """
+    import backends
+    from cli.signals import StopFlag
+    from fwcore.errors import BackendError, Interrupted
+
+    _check_free(host, port)
+    first = backends.named(backend)
+    subjects = [_subject(path, device) for path in checkpoints or _shipped()]
+    names = [name for name in backends.BACKENDS if backends.installed(name) or name == first]
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read in places that no argument reaches
+    # else Gradio, where there is Matplotlib, looks for a window to draw in at the first click
+    os.environ.setdefault("MPLBACKEND", "agg")
+    try:
+        from demo import page
+    except ImportError as error:
+        raise BackendError(f"demo: {error}; pip install 'fwt[demo]'") from error
+
+    with StopFlag() as stop:
+        served = page.serve(subjects, names, first, host, port)
+        print(f"fwt demo: http://{host}:{port}  (Ctrl-C ends it)", flush=True)
+        while stop.read() is None:
+            time.sleep(PAUSE)
+        served.close(verbose=False)
+        raise Interrupted("demo: stopped", stop.read() or 0)
+
+
+def _check_free(host: str, port: int) -> None:
+    """Refuse an address that cannot be had before anything is read. Raises ConfigError."""
+    from fwcore.errors import ConfigError
+
+    try:
+        socket.create_server((host, port)).close()
+    except OSError as error:
+        raise ConfigError(
+            f"--port: expected an address of this machine that is free, got {host}:{port} "
+            f"({error.strerror}); name another with --host and --port"
+        ) from error
+
+
+def _shipped() -> list[Path]:
+    """The checkpoints that ship with the code.
+
+    Raises:
+        ConfigError: the working directory is no checkout.
+        CheckpointError: their list is damaged.
+    """
+    from fwcore.checkpoint import read_object
+    from fwcore.errors import ConfigError
+
+    index = SHIPPED / "index.json"
+    if not index.is_file():
+        raise ConfigError(
+            f"demo: expected a checkpoint, or a checkout of fwt as the working directory, got "
+            f"no {index}; name a run: fwt demo RUN"
+        )
+    return [SHIPPED / name for name in read_object(index)]
+
+
+def _subject(path: Path, device: str) -> Subject:
+    """A checkpoint, ready to be shown; each backend compiles it once, when it is first chosen."""
+    import tasks
+    from cli.opening import on_backend
+    from demo.steps import REFERENCE, Subject
+    from fwcore.runs import find_checkpoint
+
+    found = find_checkpoint(path)
+    reader = tasks.reader(tasks.parse(found.spec.task, str(path)))
+
+    @cache
+    def on(name: str) -> Compiled:
+        return on_backend(name, found, "cpu" if name == REFERENCE else device, "auto")
+
+    return Subject(path.name, found.spec.model, reader, on)

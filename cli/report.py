@@ -1,0 +1,196 @@
+"""`fwt report`: runs and sweeps as one HTML page that needs nothing else."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli import options
+
+if TYPE_CHECKING:
+    from figures.curves import Run
+    from fwcore.checkpoint import Checkpoint
+    from fwcore.spec import RunSpec
+    from reports.examples import Judged
+    from reports.pictures import Album
+    from tasks.base import Split, Task
+
+
+def report(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN|SWEEP...", help="Run folders, and sweeps' (runs/sweeps/NAME)."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The page, a file .html.")] = Path(
+        "report.html"
+    ),
+    split: Annotated[
+        str, typer.Option(help="train, val or test: of the confusion and the examples.")
+    ] = "val",
+    hardest: Annotated[int, typer.Option(min=0, help="Examples shown of each run.")] = 6,
+    backend: options.ReadBackend = "numpy",
+    names: Annotated[
+        str, typer.Option("--backends", help="Compared with each other, as fwt verify has it.")
+    ] = "all",
+    data_dir: options.DataDir = None,
+    device: options.Device = "auto",
+    as_json: options.AsJson = False,
+    debug: options.Debug = False,
+) -> None:
+    """What was run and what came of it: settings, errors, curves, mistakes, attention, parity.
+
+    Example: fwt report runs/demo -o report.html
+    """
+    from cli.drawing import check_installed
+
+    check_installed("report", "matplotlib", "jinja2")
+    from reports import page
+    from reports.pictures import Album
+    from tasks.base import check_split
+
+    page.check_path(out)
+    check_split(split)
+    runs, sweeps = _sorted(paths)
+    album, looks = Album(), _Looks(split, hardest, backend, names, data_dir, device)
+    told = [looks.at(run) for run in runs]
+    groups = [_swept(path, album) for path in sweeps]
+    data: dict[str, Any] = {
+        "split": split,
+        "runs": [facts for facts, _, _ in told],
+        "sweeps": [facts for facts, _ in groups],
+    }
+    pictures = {
+        "curves": album.curves(runs) if runs else [],
+        "runs": [_drawn(album, task, found) for _, task, found in told],
+        "sweeps": [drawn for _, drawn in groups],
+    }
+    page.write(out, page.render(data, pictures))
+    if as_json:
+        print(json.dumps({"page": str(out), **data}))
+        return
+    for facts in data["runs"]:
+        error = "not finished" if facts["test"] is None else f"{facts['test']['error_pct']:.2f}%"
+        print(f"run     {facts['run']}  test error {error}")
+    for facts in data["sweeps"]:
+        print(f"sweep   {facts['sweep']}")
+    print(f"page    {out}")
+
+
+def _sorted(paths: list[Path]) -> tuple[list[Run], list[Path]]:
+    """The runs and the sweeps among the folders, each once.
+
+    Raises:
+        FileError: one is neither.
+    """
+    from cli.plot import run_at
+    from fwcore.errors import FileError
+    from reports import sweeps
+
+    runs, found = {}, {}
+    for path in paths:
+        if (path / "spec.json").is_file():
+            runs[path.resolve()] = run_at(path)
+        elif (path / sweeps.FILE).is_file():
+            found[path.resolve()] = path
+        else:
+            raise FileError(
+                f"report: {path}: neither a run nor a sweep; expected a folder with spec.json, or "
+                f"one in runs/sweeps with {sweeps.FILE}"
+            )
+    return list(runs.values()), list(found.values())
+
+
+class _Looks:
+    """What is computed of each run; data is read once for all runs of a task.
+
+    Args:
+        split: the examples that are judged and compared.
+        hardest: how many of them are shown.
+        backend, device: that judge.
+        names: the backends that are compared.
+        data_dir: see `cli.opening.opened`.
+    """
+
+    def __init__(
+        self, split: str, hardest: int, backend: str, names: str, data_dir: Path | None, device: str
+    ) -> None:
+        import tasks
+
+        self._split, self._hardest, self._names = split, hardest, names
+        self._backend, self._device, self._data_dir = backend, device, data_dir
+        self._load = cache(tasks.load)
+
+    def at(self, run: Run) -> tuple[dict[str, Any], Task, Judged | None]:
+        """A run: its facts, its task, and its network on the split; None without a checkpoint."""
+        import tasks
+        from cli.opening import on_backend
+        from fwcore.runs import RunFolder, find_checkpoint
+        from reports.examples import judged
+        from reports.runs import facts
+
+        options = tasks.parse(run.spec.task, str(run.path))
+        task = self._load(options, self._data_dir)
+        told = facts(run, task, _recipe(run, task))
+        if RunFolder(run.path).latest() is None:
+            return {**told, "checkpoint": None, "judged": None, "parity": None}, task, None
+        found = find_checkpoint(run.path)
+        split = task.split(self._split)
+        model = on_backend(self._backend, found, self._device, "auto")
+        seen = judged(model, tasks.reader(options), split, self._hardest)
+        place = {key: model.describe(1, 1)[key] for key in ("backend", "device", "dtype")}
+        told |= {
+            "checkpoint": found.path.name,
+            "judged": {**place, **seen.facts},
+            "parity": self._parity(found, split),
+        }
+        return told, task, seen
+
+    def _parity(self, found: Checkpoint, split: Split) -> list[dict[str, Any]]:
+        """See `cli.verify.compared`; [] where one backend alone is installed."""
+        import backends
+        from cli.verify import compared
+
+        if self._names == "all" and sum(map(backends.installed, backends.BACKENDS)) < 2:
+            return []
+        return compared(found, split, self._names, self._device, "auto")
+
+
+def _recipe(run: Run, task: Task) -> RunSpec:
+    """What the recipe of a run's task, model and size would have it be."""
+    from cli.resolve import resolve
+
+    asked = {"task": task.spec.json_data(), "model": {"core": {"size": run.spec.model.core.size}}}
+    return resolve(task.spec.kind, run.name, {}, asked, None, None, lambda *_: task).spec
+
+
+def _drawn(album: Album, task: Task, found: Judged | None) -> dict[str, Any]:
+    """The pictures of a run."""
+    import tasks
+
+    if found is None:
+        return {"confusion": None, "examples": []}
+    reader = tasks.reader(task.spec)
+    return {
+        "confusion": album.confusion(found),
+        "examples": [album.example(each, reader) for each in found.seen],
+    }
+
+
+def _swept(path: Path, album: Album) -> tuple[dict[str, Any], list[Any]]:
+    """A sweep: its facts, and for each group the curves of its best settings."""
+    from cli.plot import run_at
+    from reports import sweeps
+    from reports.pictures import MOST
+
+    found = sweeps.read(path)
+    root, drawn, shown = sweeps.root(path), [], []
+    for group in found.groups:
+        named = [root / run.run for trial in group.trials[:MOST] for run in trial.runs]
+        there = [folder for folder in named if (folder / "spec.json").is_file()]
+        drawn.append(album.errors([run_at(folder) for folder in there]))
+        shown.append({"named": len(named), "there": len(there), "settings": MOST})
+    return {**sweeps.facts(path, found), "curves": shown}, drawn

@@ -1,0 +1,1 @@
+"""Damaged and hostile files, made from seeds, for everything of `fwt` that reads a file."""

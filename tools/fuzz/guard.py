@@ -1,0 +1,176 @@
+"""How a case ends: refused, accepted, or a finding; and what the process did meanwhile.
+
+Python's audit events tell every file that is opened for writing, every removal, process, socket and
+pickled name, so that nothing a file makes the product do goes unseen.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cli.failure import one_line
+from fwcore.errors import FwtError
+
+CPU_S = 2.0  # of a case; more is a finding
+WALL_S = 10.0  # a case that waits for ever is woken after it
+MEMORY = 48 * 2**20, 8  # bytes, and times the size of the files, that a case may add to the peak
+ROOM = 2 * 2**30  # bytes of address space a process may take beside what it has
+LINE = 2000  # characters of an error line
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+
+# event -> which of its arguments are paths that are changed
+CHANGING = {
+    "os.remove": (0,), "os.rmdir": (0,), "os.mkdir": (0,), "os.rename": (0, 1), "os.chmod": (0,),
+    "os.symlink": (1,), "os.link": (1,), "os.truncate": (0,), "os.utime": (0,),
+}  # fmt: skip
+FOLLOWING = ("os.chmod", "os.truncate", "os.utime")  # act on what a link points at
+NEVER = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "socket.connect",
+         "pickle.find_class", "ctypes.dlopen", "webbrowser.open")  # fmt: skip
+
+
+class Broken(Exception):
+    """What was read is not what may be read: a damaged file was taken for a good one."""
+
+
+class TooLong(BaseException):
+    """A case took too long; no reader may catch it."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a case ended.
+
+    Attributes:
+        kind: `refused`, `accepted`, or what is wrong with it: `crash`, `silent`, `slow`, `memory`,
+            `escape`, `line`.
+        text: the error line, or what happened.
+        trace: of a crash.
+    """
+
+    kind: str
+    text: str = ""
+    trace: str = ""
+
+    @property
+    def bad(self) -> bool:
+        """Whether it is a finding."""
+        return self.kind not in ("refused", "accepted")
+
+
+class Guard:
+    """Watches the cases of a process.
+
+    Args:
+        arena: the only folder that may be written to.
+    """
+
+    def __init__(self, arena: Path) -> None:
+        self._arena = os.path.realpath(arena) + os.sep
+        self._on, self._events = False, []  # type: bool, list[str]
+        self._peak = 0
+        sys.addaudithook(self._heard)
+        signal.signal(signal.SIGALRM, self._woken)
+
+    def limit(self) -> None:
+        """Limit the address space of this process."""
+        if sys.platform == "linux":
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            most = pages * resource.getpagesize() + ROOM
+            resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+    def _woken(self, *_: Any) -> None:
+        raise TooLong
+
+    def _heard(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if not self._on:
+            return
+        if event == "open":
+            path, _, flags = arguments
+            if flags & WRITING:
+                self._changed(event, path, follows=True)
+        elif event in CHANGING:
+            for at in CHANGING[event]:
+                self._changed(event, arguments[at], follows=event in FOLLOWING)
+        elif event in NEVER:
+            self._events.append(f"{event} {arguments!r:.200}")
+
+    def _changed(self, event: str, path: Any, follows: bool) -> None:
+        if isinstance(path, int):
+            return  # a file that is open already
+        self._on = False  # looking at the path must not be heard
+        above, name = os.path.split(os.fsdecode(path))
+        place = os.path.join(os.path.realpath(above), name)
+        if follows:
+            place = os.path.realpath(place)
+        if not (place + os.sep).startswith(self._arena):
+            self._events.append(f"{event} {place}")
+        self._on = True
+
+    def settle(self) -> None:
+        """Take the memory that the process has had so far for granted."""
+        self._peak = peak_bytes()
+
+    def judge(self, size: int, act: Callable[[], Any]) -> Verdict:
+        """Run a case.
+
+        Args:
+            size: bytes of its files.
+            act: reads them; it raises `Broken` for what should not have been accepted.
+        """
+        self._events.clear()
+        self.settle()  # what making the case took is not the reader's
+        began = time.process_time()
+        signal.setitimer(signal.ITIMER_REAL, WALL_S)
+        self._on = True
+        try:
+            act()
+            found = Verdict("accepted")
+        except FwtError as error:
+            found = _line(one_line(error))
+        except Broken as error:
+            found = Verdict("silent", str(error)[:LINE])
+        except TooLong:
+            found = Verdict("slow", f"waited {WALL_S:.0f} s", traceback.format_exc())
+        except BaseException as error:  # what else a reader raises is what is looked for
+            text = f"{type(error).__name__}: {error}"[:LINE]
+            found = Verdict("crash", text, traceback.format_exc())
+        finally:
+            self._on = False
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        return self._after(found, size, time.process_time() - began)
+
+    def _after(self, found: Verdict, size: int, spent: float) -> Verdict:
+        grown = peak_bytes() - self._peak
+        if self._events:
+            return Verdict("escape", "; ".join(self._events[:5]))
+        if found.bad:
+            return found
+        if spent > CPU_S:
+            return Verdict("slow", f"{spent:.1f} s of processor time")
+        if grown > MEMORY[0] + MEMORY[1] * size:
+            return Verdict("memory", f"{grown / 2**20:.0f} MiB for {size} bytes")
+        return found
+
+
+def _line(text: str) -> Verdict:
+    """A refusal, whose line must be one that can be shown."""
+    if len(text) > LINE:
+        return Verdict("line", f"{len(text)} characters: {text[:200]}")
+    if not text.isprintable():
+        return Verdict("line", f"not printable: {text!r:.400}")
+    return Verdict("refused", text)
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has had."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
