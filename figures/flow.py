@@ -18,7 +18,7 @@ PANELS = {
 
 
 def gradients(networks: Sequence[Mapping[str, Any]]) -> Figure:
-    """One line a network in each panel; first weights are dashed.
+    """One line a network in each panel; first weights are dashed, their marks empty.
 
     Args:
         networks: their `label`, `weights` (`trained` or `first`) and the numbers of each panel.
@@ -34,6 +34,7 @@ def gradients(networks: Sequence[Mapping[str, Any]]) -> Figure:
                 color=colour,
                 marker=marker,
                 markersize=4,
+                markerfacecolor=colour if network["weights"] == "trained" else "white",
                 label=f"{network['label']}, {network['weights']}",
             )
         axis.set_yscale("log")
