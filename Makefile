@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO ?= runs/demo
 
-.PHONY: demo test reproduce bench docs figures fuzz lint check clean
+.PHONY: demo test reproduce search bench docs figures fuzz lint check clean
 
 $(READY): pyproject.toml setup.py backends/torch/fused/kernel.cpp
 	$(PYTHON) -m venv $(VENV)
@@ -30,6 +30,13 @@ test: $(READY)
 reproduce: $(READY)
 	$(BIN)/fwt reproduce retrieval --group table --group control --group harder $(REPRODUCE)
 	$(BIN)/fwt reproduce mnist-glimpse $(REPRODUCE)
+
+# The same search over settings for every model of both tables: hours on two cores; goes on after a stop.
+search: $(READY)
+	$(BIN)/fwt sweep reproduce/search/retrieval.toml
+	$(BIN)/fwt sweep reproduce/search/mnist-glimpse.toml
+	for task in retrieval mnist-glimpse; do \
+	  cp runs/sweeps/search-$$task/summary.json benchmarks/results/search-$$task.json; done
 
 # What a step costs beside the frameworks' own layers, on the CPU: leave the machine alone meanwhile.
 bench: $(READY)

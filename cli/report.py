@@ -88,18 +88,18 @@ def _sorted(paths: list[Path]) -> tuple[list[Run], list[Path]]:
     """
     from cli.plot import run_at
     from fwcore.errors import FileError
-    from reports import sweeps
+    from sweeps import summary
 
     runs, found = {}, {}
     for path in paths:
         if (path / "spec.json").is_file():
             runs[path.resolve()] = run_at(path)
-        elif (path / sweeps.FILE).is_file():
+        elif (path / summary.FILE).is_file():
             found[path.resolve()] = path
         else:
             raise FileError(
                 f"report: {path}: neither a run nor a sweep; expected a folder with spec.json, or "
-                f"one in runs/sweeps with {sweeps.FILE}"
+                f"one in runs/sweeps with {summary.FILE}"
             )
     return list(runs.values()), list(found.values())
 
@@ -183,14 +183,14 @@ def _drawn(album: Album, task: Task, found: Judged | None) -> dict[str, Any]:
 def _swept(path: Path, album: Album) -> tuple[dict[str, Any], list[Any]]:
     """A sweep: its facts, and for each group the curves of its best settings."""
     from cli.plot import run_at
-    from reports import sweeps
     from reports.pictures import MOST
+    from sweeps import summary
 
-    found = sweeps.read(path)
-    root, drawn, shown = sweeps.root(path), [], []
+    found = summary.read(path)
+    root, drawn, shown = summary.root(path), [], []
     for group in found.groups:
         named = [root / run.run for trial in group.trials[:MOST] for run in trial.runs]
         there = [folder for folder in named if (folder / "spec.json").is_file()]
         drawn.append(album.errors([run_at(folder) for folder in there]))
         shown.append({"named": len(named), "there": len(there), "settings": MOST})
-    return {**sweeps.facts(path, found), "curves": shown}, drawn
+    return {**summary.facts(path, found), "curves": shown}, drawn

@@ -29,8 +29,7 @@ from fwcore.errors import (
 from fwcore.runs import default_path
 from fwcore.spec import RunSpec
 from fwcore.train import Hooks
-from reproduce import cells, page, summary, tally
-from reproduce.budget import budget
+from reproduce import cells, page, search, summary, tally
 from reproduce.cells import Cell, Cells, Point
 from reproduce.curves import figures
 from reproduce.page import Chapter
@@ -123,7 +122,9 @@ def results_root(out: Path | None) -> Path:
 def chapters(root: Path) -> list[Chapter]:
     """What the page says, of every task: stored runs below a folder, and the present recipes."""
     return [
-        Chapter(task, cells_of(task).every(), summary.load(_store(root, task)), budget(task))
+        Chapter(
+            task, cells_of(task).every(), summary.load(_store(root, task)), search.load(root, task)
+        )
         for task in cells.tasks_here()
     ]
 

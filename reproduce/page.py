@@ -10,11 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reproduce.budget import Budget
+from reproduce import search
 from reproduce.cells import BACKENDS, PUBLISHED, Cell
 from reproduce.curves import figures
 from reproduce.summary import Record
 from reproduce.tally import Tally, order_sentence, strangers, tallies
+from sweeps.summary import Summary
 
 NOT_RUN = "not run"
 SOURCES = {
@@ -57,13 +58,13 @@ class Chapter:
         task: its name.
         cells: all of its cells.
         records: all of its stored runs.
-        budget: of the search behind its recipes.
+        search: what the search behind its recipes found, if it was run.
     """
 
     task: str
     cells: Sequence[Cell]
     records: Sequence[Record]
-    budget: Budget
+    search: Summary | None
 
     def tallied(self, group: str) -> list[Tally]:
         """The cells of a group that are named or were run."""
@@ -80,7 +81,7 @@ def _chapter(chapter: Chapter) -> list[str]:
     table = chapter.tallied("table")
     lines = [f"## {TITLES[chapter.task]}", "", *_sources(chapter.task), ""]
     lines += [*overview(chapter.task, table), "", _mlx_note(chapter), ""]
-    lines += [f"Search. {chapter.budget.sentence(_models(chapter.task))}", ""]
+    lines += ["### Search", "", *search.lines(chapter.search, chapter.task), ""]
     lines += ["### Order of the models", "", *order_lines(chapter.task, table), ""]
     for figure in figures(chapter.task, chapter.cells, chapter.records):
         lines += [f"### {figure.title}", ""]
@@ -95,10 +96,6 @@ def _chapter(chapter: Chapter) -> list[str]:
     others = strangers(chapter.cells, chapter.records)
     lines += ["### Other settings that were run", "", *_others(chapter.cells, others), ""]
     return lines
-
-
-def _models(task: str) -> list[str]:
-    return list(PUBLISHED[task]["P"])
 
 
 def _sources(task: str) -> list[str]:

@@ -20,8 +20,8 @@ FORBIDDEN = {
     "sweeps": {"torch", "mlx", "torchvision", "backends", "cli", "benchmarks"},
     "figures": {"torch", "mlx", "torchvision", "tasks", "backends", "cli", "benchmarks", "sweeps"},
     "demo": {"torch", "mlx", "torchvision", "backends", "cli", "benchmarks", "sweeps"},
-    "reports": {"torch", "mlx", "torchvision", "backends", "cli", "benchmarks", "sweeps"},
-    "reproduce": {"torch", "mlx", "torchvision", "backends", "cli", "benchmarks", "sweeps"},
+    "reports": {"torch", "mlx", "torchvision", "backends", "cli", "benchmarks"},
+    "reproduce": {"torch", "mlx", "torchvision", "backends", "cli", "benchmarks"},
 }
 
 BLOCK = """

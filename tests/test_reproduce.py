@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import tomllib
 from typing import Any
 
 import pytest
 
 from cli.reproducing import ROOT, cells_of, chapters
-from fwcore.errors import CheckpointError, ConfigError
+from fwcore.errors import CheckpointError, ConfigError, FileError
 from fwcore.runs import RunFolder
-from reproduce import cells, page, summary, tally
-from reproduce.budget import Budget, budget
+from reproduce import cells, page, search, summary, tally
 from reproduce.curves import figures
 from reproduce.page import Chapter
 from reproduce.summary import Record
@@ -31,7 +32,20 @@ PRINTED = {
         "fast-weights": {50: (7.21, None), 100: (1.3, None), 200: (0.85, None)},
     },
 }
-BUDGET = Budget(search="A grid of lr.", trials={"irnn": 4, "lstm": 4, "fast-weights": 4})
+SEARCH = {
+    "format_version": 1, "name": "search-retrieval", "objective": "error", "budget": 2, "seeds": 1,
+    "sampler": "random", "task": "retrieval", "backend": "torch", "control": None,
+    "base": {"train.epochs": 8}, "search": {}, "groups": [
+        {"label": "lstm R=20", "model": "lstm", "fixed": {"model": "lstm", "size": 20},
+         "parameters": 9, "tried": 2, "chosen": {"train.lr": 0.0021234, "train.clip": 1.0},
+         "command": None, "trials": [
+             {"settings": {}, "val_error_pct": 40.5, "val_error_sd": None, "val_loss": 1.0,
+              "runs": []},
+             {"settings": {}, "val_error_pct": None, "val_error_sd": None, "val_loss": None,
+              "runs": []}]},
+        {"label": "irnn R=20", "model": "irnn", "fixed": {"model": "irnn", "size": 20},
+         "parameters": 9, "tried": 2, "chosen": None, "command": None, "trials": []}],
+}  # fmt: skip
 
 
 def cell_of(model: str, size: int, backend: str = "torch", task: str = "retrieval") -> cells.Cell:
@@ -67,7 +81,7 @@ def record(model: str, size: int, seed: int, error: float | None, **more: Any) -
 
 
 def chapter(*records: Record) -> Chapter:
-    return Chapter("retrieval", cells_of("retrieval").every(), records, BUDGET)
+    return Chapter("retrieval", cells_of("retrieval").every(), records, None)
 
 
 def lines_of(*records: Record) -> list[str]:
@@ -280,13 +294,38 @@ def test_a_changed_recipe_takes_the_number_away_and_keeps_the_run():
     assert not any("train.lr" in line for line in before)
 
 
-def test_the_budget_is_printed():
-    assert (
-        "Search. A grid of lr. Settings tried by each model at each R: irnn 4, lstm 4, "
-        "alstm not recorded, fast-weights 4."
-    ) in lines_of()
-    for task in PRINTED:
-        assert budget(task).trials.keys() <= PRINTED[task].keys()
+def test_the_search_is_told_model_by_model(tmp_path):
+    path = search.path_of(tmp_path, "retrieval")
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(SEARCH))
+    told = search.lines(search.load(tmp_path, "retrieval"), "retrieval")
+    assert "(random, 2 settings each, 1 seed, train.epochs = 8; `fwt sweep" in told[0]
+    assert told[4:] == [
+        "| lstm | 20 | 2 | 40.50 | lr = 0.00212, clip = 1 |",
+        "| irnn | 20 | 2 | none |  |",
+    ]
+
+
+def test_a_search_that_was_not_run_says_so(tmp_path):
+    assert search.load(tmp_path, "retrieval") is None
+    assert "A search with the same budget for every model was not run." in lines_of()
+
+
+def test_the_search_of_another_task_is_refused(tmp_path):
+    path = search.path_of(tmp_path, "mnist-glimpse")
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(SEARCH))
+    with pytest.raises(FileError, match=r"search of mnist-glimpse, got task='retrieval'"):
+        search.load(tmp_path, "mnist-glimpse")
+
+
+@pytest.mark.parametrize("task", PRINTED)
+def test_every_cell_of_a_table_is_searched_alike(task):
+    file = tomllib.loads((ROOT / f"reproduce/search/{task}.toml").read_text(encoding="utf-8"))
+    assert file["task"] == task
+    assert set(file["axes"]["model"]) == PRINTED[task].keys()
+    assert all(set(file["axes"]["size"]) == errors.keys() for errors in PRINTED[task].values())
+    assert not file["axes"].keys() - {"model", "size", "seed"}, "all else is searched"
 
 
 def test_the_short_table_has_the_fast_weights_alone():

@@ -70,12 +70,16 @@ class Summary(Frozen):
 
 
 def read(folder: Path) -> Summary:
+    """The summary in a sweep's folder; see `read_file`."""
+    return read_file(folder / FILE)
+
+
+def read_file(path: Path) -> Summary:
     """The summary of a sweep.
 
     Raises:
         FileError: it is damaged, or of another format.
     """
-    path = folder / FILE
     try:
         return Summary.parse(checkpoint.read_object(path), str(path))
     except ConfigError as error:
