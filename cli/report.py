@@ -128,6 +128,7 @@ class _Looks:
         """A run: its facts, its task, and its network on the split; None without a checkpoint."""
         import tasks
         from cli.opening import on_backend
+        from fwcore.checkpoint import MODEL_FILE
         from fwcore.runs import RunFolder, find_checkpoint
         from reports.examples import judged
         from reports.runs import facts
@@ -135,7 +136,7 @@ class _Looks:
         options = tasks.parse(run.spec.task, str(run.path))
         task = self._load(options, self._data_dir)
         told = facts(run, task, _recipe(run, task))
-        if RunFolder(run.path).latest() is None:
+        if RunFolder(run.path).latest() is None and not (run.path / MODEL_FILE).is_file():
             return {**told, "checkpoint": None, "judged": None, "parity": None}, task, None
         found = find_checkpoint(run.path)
         split = task.split(self._split)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tasks
@@ -12,6 +12,7 @@ from fwcore import model, params
 from fwcore.runs import RunFolder
 from fwcore.spec import RunSpec
 from tasks.base import Task
+from tasks.recipe import recipe
 
 DONE = "done"
 TABLES = ("task", "model", "train", "report")
@@ -19,13 +20,13 @@ APART = ("train.seed",)  # what sets runs of one recipe apart
 DEFAULT = "auto"  # a default that a run replaces by what it found
 
 
-def facts(run: Run, task: Task, recipe: RunSpec) -> dict[str, Any]:
+def facts(run: Run, task: Task, whole: RunSpec) -> dict[str, Any]:
     """What a run's folder says of it.
 
     Args:
         run: the run.
         task: its task.
-        recipe: what the recipe of its task, model and size would have it be.
+        whole: what the recipe of its task, model and size would have it be.
 
     Returns:
         Its name, state, errors in percent beside the published one, settings with those that differ
@@ -35,8 +36,8 @@ def facts(run: Run, task: Task, recipe: RunSpec) -> dict[str, Any]:
         CheckpointError: a file of the run is damaged.
     """
     spec, folder = run.spec, RunFolder(run.path)
-    done = folder.read_json("DONE")
     sessions = list((folder.read_json("run.json") or {}).get("sessions") or [])
+    done = folder.read_json("DONE") or _told(run, sessions)
     return {
         "run": str(run.path),
         "model": run.name,
@@ -52,9 +53,32 @@ def facts(run: Run, task: Task, recipe: RunSpec) -> dict[str, Any]:
         "published_pct": task.published.get(run.name, {}).get(spec.model.core.size),
         "chance_pct": task.chance_error,
         "settings": _settings(spec),
-        "changed": changed(spec, recipe),
+        "changed": changed(spec, whole, run.name),
         "sessions": [_session(each) for each in sessions],
     }
+
+
+def _told(run: Run, sessions: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """What DONE would say, of a checkpoint that ships with its run's metrics but without it."""
+    last = run.lines[-1] if run.lines else {}
+    if last.get("split") != "test" or not sessions or sessions[-1].get("exit") != DONE:
+        return None
+    val = _best(run)
+    if val is None:
+        return None
+    return {
+        "best_step": last["best_step"],
+        "steps": last["step"],
+        "train_s": last["elapsed_s"],
+        "val": val,
+        "test": last,
+    }
+
+
+def _best(run: Run) -> Mapping[str, Any] | None:
+    """The line of the best validation."""
+    judged = [line for line in run.lines if line["split"] == "val"]
+    return min(judged, key=lambda line: (line["error_pct"], line["loss"]), default=None)
 
 
 def _finished(done: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,8 +95,7 @@ def _finished(done: Mapping[str, Any]) -> dict[str, Any]:
 
 def _unfinished(run: Run, folder: RunFolder, task: Task) -> dict[str, Any]:
     """The same of a run that is not done: its best validation so far, and no test error."""
-    judged = [line for line in run.lines if line["split"] == "val"]
-    best = min(judged, key=lambda line: (line["error_pct"], line["loss"]), default=None)
+    best = _best(run)
     return {
         "step": folder.latest_step() or 0,
         "steps": run.spec.train.total_steps(len(task.split("train"))),
@@ -90,11 +113,19 @@ def _settings(spec: RunSpec) -> dict[str, Any]:
     return dict(flat({table: data[table] for table in TABLES}))
 
 
-def changed(spec: RunSpec, recipe: RunSpec) -> list[dict[str, Any]]:
-    """The settings that are not the recipe's; of the task, those that are not its defaults."""
-    have, base = _settings(spec), _settings(recipe)
-    defaults = tasks.parse({"kind": spec.task["kind"]}).json_data()
-    base |= {f"task.{key}": value for key, value in defaults.items()}
+def changed(spec: RunSpec, whole: RunSpec, name: str) -> list[dict[str, Any]]:
+    """The settings that are not the recipe's.
+
+    Args:
+        spec: the run's.
+        whole: the recipe's, but that its task is the run's.
+        name: the model's name.
+    """
+    have, base = _settings(spec), _settings(whole)
+    kind = str(spec.task["kind"])
+    _, own = recipe(kind, name, spec.model.core.size)
+    usual = tasks.parse({**own.get("task", {}), "kind": kind}).json_data()
+    base |= {f"task.{key}": value for key, value in usual.items()}
     return [
         {"setting": key, "recipe": base.get(key), "run": have.get(key)}
         for key in have | base

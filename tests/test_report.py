@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -338,7 +339,7 @@ def test_what_differs_from_the_recipe_is_named(root):
     assert run["settings"]["model.core.rate"] == 0.02
     text = html.unescape((root / "strings.html").read_text())
     session = json.loads((root / "strings" / "run.json").read_text())["sessions"][0]
-    assert f"fwt {' '.join(session['argv'])}" in text
+    assert shlex.join(["fwt", *session["argv"]]) in text
     for key in ("platform", "python", "torch", "started", "device"):
         assert f'<th scope="row">{key}</th><td class="wide">{session[key]}</td>' in text
 
@@ -375,6 +376,20 @@ def test_a_run_that_is_not_finished_says_so(stopped, tmp_path):
     text = (tmp_path / "r.html").read_text()
     assert "Not finished: update 2 of 6." in text
     assert 'data-of="test"><strong><span class="none">none</span>' in text
+
+
+def test_a_checkpoint_that_ships_is_a_run_that_is_done(root, tmp_path):
+    """It has its run's spec.json, run.json and metrics.jsonl, and no DONE."""
+    run, shipped = root / "strings", tmp_path / "shipped"
+    shutil.copytree(find_checkpoint(run).path, shipped)
+    for name in ("spec.json", "run.json", "metrics.jsonl"):
+        shutil.copyfile(run / name, shipped / name)
+    done = good("report", shipped, "--out", tmp_path / "page.html", *BOTH, "--json").json
+    got, wanted = done["runs"][0], told(root, "strings")["runs"][0]
+    place = {"run", "checkpoint", "train_s", "judged"}  # seconds are rounded in DONE
+    assert got["judged"]["confusion"] == wanted["judged"]["confusion"]
+    assert got["train_s"] == pytest.approx(wanted["train_s"], abs=0.05)
+    assert {k: got[k] for k in got.keys() - place} == {k: wanted[k] for k in got.keys() - place}
 
 
 @pytest.fixture(name="new")
