@@ -25,6 +25,7 @@ WALL_S = 10.0  # a case that waits for ever is woken after it
 MEMORY = 48 * 2**20, 8  # bytes, and times the size of the files, that a case may add to the peak
 ROOM = 2 * 2**30  # bytes of address space a process may take beside what it has
 LINE = 2000  # characters of an error line
+PEAK, FORGET = Path("/proc/self/clear_refs"), "5"  # Linux: lowers the peak to what is had now
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 # event -> which of its arguments are paths that are changed
@@ -116,7 +117,9 @@ class Guard:
         self._on = True
 
     def settle(self) -> None:
-        """Take the memory that the process has had so far for granted."""
+        """Take the memory that the process has for granted, on Linux whatever it once had."""
+        if PEAK.exists():
+            PEAK.write_text(FORGET, encoding="ascii")
         self._peak = peak_bytes()
 
     def judge(self, size: int, act: Callable[[], Any]) -> Verdict:
@@ -171,6 +174,9 @@ def _line(text: str) -> Verdict:
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has had."""
+    """The most memory that this process has had, on Linux since `Guard.settle`."""
+    if PEAK.exists():
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
