@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO ?= runs/demo
 
-.PHONY: demo test reproduce search bench docs figures fuzz lint check clean
+.PHONY: demo test reproduce search bench docs figures fuzz torture drift lint check clean
 
 $(READY): pyproject.toml setup.py backends/torch/fused/kernel.cpp
 	$(PYTHON) -m venv $(VENV)
@@ -57,6 +57,15 @@ figures: $(READY)
 # .venv/bin/python -m tools.fuzz --reader NAME --case N
 fuzz: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tools.fuzz --cases 100000 --seed 0 --out benchmarks/results/fuzz.json
+
+# float32 beside float64 over 4,096 time steps: the table in docs/reliability.md, some 3 minutes.
+drift: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tools.drift --out benchmarks/results/drift.json
+
+# Hundreds of training processes killed at every call of a save, stopped, and starved of disk, some
+# 15 minutes; one case again: .venv/bin/python -m tools.torture --backend NAME --only N
+torture: $(READY)
+	$(BIN)/python -m tools.torture --kills 400 --seed 0 --out benchmarks/results/torture.json
 
 lint: $(READY)
 	$(BIN)/ruff check .

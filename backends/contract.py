@@ -8,8 +8,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from fwcore.errors import BackendError
 from fwcore.ranks import Ranks
-from fwcore.spec import ModelSpec
+from fwcore.spec import NO_FLOAT16, ModelSpec
 from fwcore.trace import Trace
 from fwcore.train import Lockstep, Trainable
 
@@ -176,6 +177,12 @@ class Population(Lockstep, Protocol):
     def describe(self, batch: int, steps: int) -> dict[str, Any]:
         """What `Compiled.describe` says of one of them, and how many there are: `members`."""
         ...
+
+
+def no_dtype(backend: str, device: str, dtype: str) -> BackendError:
+    """The error of `Backend.compile` for a number type that is not there: why, and what to take."""
+    what = NO_FLOAT16 if dtype == "float16" else "take float32"
+    return BackendError(f"backend {backend}: device {device} has no dtype={dtype!r}; {what}")
 
 
 def compile_population(

@@ -29,6 +29,8 @@ from fwcore.train import Data, Hooks, train
 from tasks.base import SPLITS, Task
 from tasks.recipe import merge
 
+RUNNING, DONE = "running", "done"  # what a session says of its end
+
 
 @dataclass(frozen=True)
 class Place:
@@ -207,7 +209,7 @@ def train_in(
     """Train a run in its folder, which must be entered; see `fwcore.train.train`."""
     with Session(folder, given.facts) as log:
         result = train(given.model, spec, given.data, folder, hooks, stop_after, given.ranks)
-        log.reason = "done" if result else f"stopped after {stop_after} updates"
+        log.reason = DONE if result else f"stopped after {stop_after} updates"
     return result
 
 
@@ -232,6 +234,7 @@ def run(
         quiet: show no progress.
     """
     if job.folder is not None and (done := job.folder.read_json("DONE")) is not None:
+        settle(job.folder)
         again = summary(job, job.folder, _last_session(job.folder), {"done": True, **done})
         return again if is_first() else None
     given = ready(job, place)
@@ -287,7 +290,7 @@ class Session:
 
     def __enter__(self) -> Session:
         self._earlier = _sessions(self._folder)
-        self._write("running")
+        self._write(RUNNING)
         return self
 
     def _write(self, reason: str) -> None:
@@ -308,6 +311,20 @@ class Session:
         except FileError:
             if error is None:
                 raise  # else what stopped the run (a full disk, say) is the news
+
+
+def settle(folder: RunFolder) -> None:
+    """Note the end of a run that is done where the process was killed before it could.
+
+    Raises:
+        ConfigError: that process is still at it.
+        FileError: it cannot be written.
+    """
+    if _last_session(folder).get("exit") != RUNNING or not is_first():
+        return
+    with folder:
+        *earlier, last = _sessions(folder)
+        folder.write_json("run.json", {"sessions": [*earlier, {**last, "exit": DONE}]})
 
 
 def print_result(job: Job, result: dict[str, Any], as_json: bool) -> None:

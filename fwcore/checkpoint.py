@@ -301,6 +301,18 @@ def tidy(folder: Path) -> None:
         old.rename(folder)
 
 
+def remove(folder: Path) -> None:
+    """Remove a checkpoint that is not needed any more: it loses its name first, then its files.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    partial = partial_of(folder)
+    shutil.rmtree(partial, ignore_errors=True)
+    folder.rename(partial)
+    shutil.rmtree(partial)
+
+
 def settled(folder: Path) -> Path:
     """A checkpoint folder, or what has its content where a process was killed between renames."""
     if folder.exists():

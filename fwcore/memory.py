@@ -79,6 +79,19 @@ def chunk_of_fused(steps: int, size: int) -> int:
     return steps if steps <= 1.6 * size else min(steps, max(size // 2, 16))
 
 
+def check_sizes(batch: int, steps: int) -> None:
+    """Refuse what has no answer: B = 0 has no mean loss, T = 0 no last hidden state.
+
+    Raises:
+        ConfigError: there is no sequence, or no time step.
+    """
+    if batch < 1 or steps < 1:
+        raise ConfigError(
+            "inputs: expected at least one sequence of at least one time step, "
+            f"got batch={batch}, steps={steps}; leave out what is empty"
+        )
+
+
 def plan(form: str, batch: int, steps: int, size: int, inner: int) -> Plan:
     """The form to use for B sequences of T steps, R units and S inner steps.
 
@@ -87,10 +100,11 @@ def plan(form: str, batch: int, steps: int, size: int, inner: int) -> Plan:
             least.
 
     Raises:
-        ConfigError: for an unknown form.
+        ConfigError: for an unknown form, for no sequence, or for sequences of no time step.
     """
     if form not in FORMS:
         raise ConfigError(f"memory: unknown form {form!r} ({nearest(form, FORMS)})")
+    check_sizes(batch, steps)
     candidates = _candidates(batch, steps, size, inner)
     if form != "auto":
         return candidates[form]

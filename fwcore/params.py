@@ -87,6 +87,11 @@ def count(table: Sequence[Param]) -> int:
     return sum(math.prod(param.shape) for param in table)
 
 
+def not_finite(arrays: Mapping[str, Array]) -> list[str]:
+    """The names of the arrays that hold a NaN or an infinity."""
+    return [name for name, array in arrays.items() if not np.isfinite(array).all()]
+
+
 def mismatches(table: Sequence[Param], arrays: Mapping[str, Array]) -> list[str]:
     """Every difference between a table and named arrays, one phrase each; [] if they fit."""
     known = {param.name: param for param in table}

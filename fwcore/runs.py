@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import shutil
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
@@ -22,13 +22,15 @@ from fwcore import checkpoint, files
 from fwcore.checkpoint import Checkpoint, Progress
 from fwcore.errors import CheckpointError, ConfigError, DivergedError, FileError
 from fwcore.frozen import Frozen
+from fwcore.params import not_finite
 from fwcore.spec import Count, NonNegative, RunSpec
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 STEP_NAME = re.compile(r"step-[0-9]{8}")
 MOST_POINTER = 4096  # bytes
-WRITTEN = (".lock", "metrics.jsonl", "checkpoints")  # what is written where it is, not renamed to
+LOCK = ".lock"
+WRITTEN = (LOCK, "metrics.jsonl", "checkpoints")  # what is written where it is, not renamed to
 
 
 class Note(Frozen):
@@ -105,7 +107,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock = filelock.FileLock(path / ".lock")
+        self._lock = filelock.FileLock(path / LOCK)
 
     @classmethod
     def create(cls, path: Path, spec: RunSpec) -> Self:
@@ -114,25 +116,27 @@ class RunFolder:
         What a process that was killed in here left half written does not count.
 
         Raises:
-            ConfigError: the folder holds something.
+            ConfigError: the folder holds something, or another process begins a run in it.
             FileError: it cannot be written.
         """
         try:
-            if path.exists() and (not path.is_dir() or _used(path)):
-                raise ConfigError(
-                    f"out: {path} exists; go on with: fwt train --resume {path}, "
-                    "or choose another folder with --out"
-                )
+            _refuse_used(path)
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise FileError(f"out: {path} cannot be written: {error.strerror}") from error
         folder = cls(path)
         try:
+            folder._take()
+            _refuse_used(path)  # another process may have begun a run since
             folder.write_json("spec.json", spec.json_data())
         except FileError:
             with contextlib.suppress(OSError):  # the first failure is the news
+                if folder._lock.is_locked:
+                    (path / LOCK).unlink()
                 path.rmdir()
             raise
+        finally:
+            folder._lock.release()
         return folder
 
     @classmethod
@@ -159,6 +163,16 @@ class RunFolder:
                     f"out: {self.path / name} is a link; expected a file or folder of the run "
                     "itself, which is written; put it there, or link the whole run folder"
                 )
+        self._take()
+        try:
+            self._tidy()
+        except OSError as error:
+            self._lock.release()
+            raise FileError(f"out: {self.path} cannot be written: {error.strerror}") from error
+        return self
+
+    def _take(self) -> None:
+        """Take the lock, without waiting; what is raised is that of `__enter__`."""
         try:
             self._lock.acquire(timeout=0)
         except filelock.Timeout:
@@ -167,12 +181,6 @@ class RunFolder:
             ) from None
         except OSError as error:
             raise FileError(f"out: {self.path} cannot be written: {error.strerror}") from error
-        try:
-            self._tidy()
-        except OSError as error:
-            self._lock.release()
-            raise FileError(f"out: {self.path} cannot be written: {error.strerror}") from error
-        return self
 
     def _tidy(self) -> None:
         """See `fwcore.checkpoint.tidy`."""
@@ -238,6 +246,15 @@ class RunFolder:
         except OSError as error:
             raise FileError(f"{path}: cannot be written: {error.strerror}") from error
 
+    def _sync_metrics(self) -> None:
+        """Wait until the metrics are on the disk: what says that they were written comes after."""
+        path = self.path / "metrics.jsonl"
+        try:
+            if path.exists():
+                checkpoint.sync(path)
+        except OSError as error:
+            raise FileError(f"{path}: cannot be written: {error.strerror}") from error
+
     def drop_metrics_after(self, step: int) -> None:
         """Drop the lines of steps that the checkpoint at `step` has not made yet.
 
@@ -286,17 +303,19 @@ class RunFolder:
         """A checkpoint of this step, then the pointers, then older ones are removed.
 
         Raises:
-            DivergedError: a weight is not finite; nothing is written.
+            DivergedError: a weight or a moment is not finite; nothing is written.
             FileError: it cannot be written; the last checkpoint is as it was.
         """
         weights, moments = model.parameters(), model.optimizer_state()
-        if not all(np.isfinite(array).all() for array in weights.values()):
+        if bad := not_finite({**weights, **moments}):
             raise DivergedError(
-                f"train: a weight is not finite at step {progress.step}; the last good checkpoint "
-                f"is {self.latest()}; try a smaller --lr or --clip 1"
+                f"train: expected finite numbers, got NaN or infinity in {bad[0]} at step "
+                f"{progress.step}; "
+                f"the last good checkpoint is {self.latest()}; try a smaller --lr or --clip 1"
             )
         name = _step_name(progress.step)
         folder = self.path / "checkpoints" / name
+        self._sync_metrics()
         checkpoint.write(folder, spec, weights, moments, progress)
         checkpoint.write_text(self.path / "last", f"{name}\n")
         if progress.best is not None and progress.best.step == progress.step:
@@ -304,14 +323,20 @@ class RunFolder:
         self._prune(spec.report.keep)
 
     def _prune(self, keep: int) -> None:
-        """Remove checkpoints but the latest `keep`, the best and the last."""
+        """Remove checkpoints but the latest `keep`, the best and the last.
+
+        One that cannot be removed is told of, and stays: the run itself is saved.
+        """
         found = sorted(
             path for path in (self.path / "checkpoints").iterdir() if STEP_NAME.fullmatch(path.name)
         )
         needed = {self.best(), self.latest(), *found[-keep:]}
         for path in found:
             if path not in needed:
-                shutil.rmtree(path, ignore_errors=True)
+                try:
+                    checkpoint.remove(path)
+                except OSError as error:
+                    warnings.warn(f"{path}: cannot be removed: {error.strerror}", stacklevel=2)
 
     def restore(self, model: Weighted) -> Progress:
         """Put the last checkpoint into a model that has begun training; a new run starts at 0."""
@@ -327,6 +352,7 @@ class RunFolder:
         self.drop_metrics_after(found.progress.step)
         if found.progress.best is not None:  # the process may have died between the two pointers
             checkpoint.write_text(self.path / "best", f"{_step_name(found.progress.best.step)}\n")
+        self._prune(found.spec.report.keep)  # or before it removed what is not needed any more
         return found.progress.model_copy(deep=True)
 
     def load_best(self) -> Checkpoint:
@@ -346,13 +372,20 @@ class RunFolder:
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Mark the run as done with its final result."""
+        self._sync_metrics()
         self.write_json("DONE", dict(result))
 
 
-def _used(path: Path) -> bool:
-    """Whether a folder holds more than a first file that was never finished."""
-    unfinished = checkpoint.partial_of(path / "spec.json")
-    return any(each != unfinished for each in path.iterdir())
+def _refuse_used(path: Path) -> None:
+    """Raise ConfigError if a path holds more than a lock and a first file never finished."""
+    if not path.exists():
+        return
+    begun = (path / LOCK, checkpoint.partial_of(path / "spec.json"))
+    if not path.is_dir() or any(each not in begun or each.is_symlink() for each in path.iterdir()):
+        raise ConfigError(
+            f"out: {path} exists; go on with: fwt train --resume {path}, "
+            "or choose another folder with --out"
+        )
 
 
 def _lines(path: Path) -> list[str]:

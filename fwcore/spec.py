@@ -22,6 +22,11 @@ NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=0, le=MOST)]
 
+NO_FLOAT16 = (
+    "float16 is not offered: it ends at 65504, and gradients below 6e-8 are 0 in it, so that it "
+    "trains with loss scaling alone, which fwt has not; take bfloat16, or float32"
+)
+
 
 class ModelSpec(Frozen):
     """A network: encoder, recurrent core, head. It names no framework.
@@ -56,8 +61,8 @@ class TrainSpec(Frozen):
             (variational dropout, Gal & Ghahramani 2016).
         head_dropout: the same for the hidden state that enters the head.
         seed: seed of weights, batch order and dropout masks; 0 is a seed like every other.
-        dtype: number type of the computation. Parameters and moments are kept in float32
-            (float64 with `float64`).
+        dtype: number type of the computation; float16 is refused, see `NO_FLOAT16`. Parameters
+            and moments are kept in float32 (float64 with `float64`).
         precision: `highest` multiplies float32 matrices in float32; `tf32` allows TF32.
     """
 
@@ -77,6 +82,13 @@ class TrainSpec(Frozen):
     seed: int = 0
     dtype: Literal["float32", "float64", "bfloat16"] = "float32"
     precision: Literal["highest", "tf32"] = "highest"
+
+    @pydantic.field_validator("dtype", mode="before")
+    @classmethod
+    def _scaled(cls, dtype: object) -> object:
+        if dtype == "float16":
+            raise ValueError(NO_FLOAT16)
+        return dtype
 
     @pydantic.model_validator(mode="after")
     def _one_length(self) -> Self:

@@ -17,7 +17,7 @@ import numpy as np
 from fwcore import batches, layers, params
 from fwcore.batches import BatchOrder, Dropout, Split
 from fwcore.checkpoint import Best, Progress
-from fwcore.errors import CheckpointError, DivergedError, Interrupted
+from fwcore.errors import CheckpointError, ConfigError, DivergedError, Interrupted
 from fwcore.params import Param
 from fwcore.ranks import SINGLE, Ranks, Spread, check_together, everyones, folder_on
 from fwcore.runs import RunFolder, Weighted
@@ -192,15 +192,31 @@ class Alone:
 
 
 def measure(model: Trainable, split: Split) -> dict[str, float]:
-    """Mean loss (nats), error (percent) and size of a split."""
-    return _measured(Alone(model), split)[0]
+    """Mean loss (nats), error (percent) and size of a split.
+
+    Raises:
+        ConfigError: the split is empty.
+        DivergedError: the loss is not finite.
+    """
+    found = _measured(Alone(model), split)[0]
+    if not np.isfinite(found["loss"]):
+        raise DivergedError(
+            f"evaluate: expected a finite loss, got loss={found['loss']}; these weights overflow "
+            "on these examples; take a checkpoint of an earlier step"
+        )
+    return found
 
 
-def _measured(models: Lockstep, split: Split) -> list[dict[str, float]]:
+def _measured(
+    models: Lockstep, split: Split, before_batch: Callable[[], None] = lambda: None
+) -> list[dict[str, float]]:
     """What `measure` gives, of each model."""
     count, members = len(split), len(models.members)
+    if not count:
+        raise ConfigError("evaluate: expected at least one example, got examples=0")
     sums, batch = np.zeros((members, 2)), max(1, EVALUATION_BATCH // members)
     for first in range(0, count, batch):
+        before_batch()
         rows = slice(first, first + batch)
         sums += models.evaluate(split.inputs[rows], split.targets[rows])
     return [
@@ -276,6 +292,12 @@ class _Run:
             f"{self.folder.latest()}; try a smaller --lr, --clip 1, or --norm sum"
         )
 
+    def check_weights(self) -> None:
+        """Raise DivergedError if a weight is not finite: no loss need have met it yet."""
+        bad = params.not_finite(self.model.parameters())
+        if bad:
+            self.diverged(f"NaN or infinity in {bad[0]} at step {self.at.step}")
+
     def tell(self, split: str, values: Mapping[str, float]) -> dict[str, Any]:
         """Write one line of metrics, and return it."""
         line = {"step": self.at.step, "split": split, **values}
@@ -334,6 +356,8 @@ class _Run:
     def finish(self, found: dict[str, float]) -> dict[str, Any]:
         """Mark the run as done, with what its best checkpoint was found to be on the test split."""
         best = self.best()
+        if not np.isfinite(found["loss"]):
+            self.diverged(f"test loss={found['loss']} of the best step {best.step}")
         line = self.tell("test", {**found, "best_step": best.step})
         self.result = {
             "test": found,
@@ -412,8 +436,9 @@ class _Loop:
             self.hooks.on_metrics(_joined(lines))
 
     def log(self) -> None:
-        """Training metrics."""
+        """Training metrics, of weights that are numbers."""
         self.pull()
+        self.each(_Run.check_weights)
         self.tell(self.each(_Run.log))
 
     def validate(self) -> None:
@@ -480,7 +505,8 @@ class _Loop:
         """Test the checkpoints that were best on the validation split; mark the runs as done."""
         self.each(_Run.load_best)
         if self.alive():
-            found = _measured(self.models, self.data.test)
+            # all are saved at their last update, so that a signal stops this, too
+            found = _measured(self.models, self.data.test, self.stop_if_asked)
             self.tell(self.each(lambda run: run.finish(found[run.number])))
 
 

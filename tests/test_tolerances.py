@@ -99,7 +99,8 @@ def test_a_row_that_is_not_in_the_table_is_an_error() -> None:
 
 def test_every_row_says_why_and_is_tight() -> None:
     for (quantity, dtype, pair), bound in TOLERANCES.items():
-        assert 0 < bound.rtol <= 1e-3, (quantity, dtype, pair)
+        most = 1e-1 if dtype == "bfloat16" else 1e-3  # 8 significant bits, and 24 or more
+        assert 0 < bound.rtol <= most, (quantity, dtype, pair)
         assert len(bound.reason.split()) > 3, (quantity, dtype, pair)
 
 

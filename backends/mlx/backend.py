@@ -8,6 +8,7 @@ from importlib.metadata import version
 import mlx.core as mx
 import psutil
 
+from backends.contract import no_dtype
 from backends.mlx import fused, ranks
 from backends.mlx.compiled import MlxCompiled
 from backends.mlx.ops import MlxOps
@@ -76,7 +77,7 @@ class MlxBackend:
         place = self.device(device)
         dtype = "float32" if dtype == "auto" else dtype
         if dtype not in DTYPES or (dtype == "float64" and place == "gpu"):
-            raise BackendError(f"backend mlx: device {place} has no dtype={dtype!r}")
+            raise no_dtype(self.name, place, dtype)
         table = model.parameters(spec)
         first = initialise(table, 0) if params is None else params
         unit = mx.Device(mx.gpu if place == "gpu" else mx.cpu)

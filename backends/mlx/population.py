@@ -181,7 +181,8 @@ class MlxPopulation:
 
     def _unpacked(self, rows: mx.array, member: int) -> dict[str, NumpyArray]:
         """The arrays of a member, canonical."""
-        arrays = self._rows.unpack(np.array(rows)[member])
+        with mx.stream(self._device):
+            arrays = self._rows.unpack(np.array(rows[member]))
         return {p.name: permute_in(p, arrays[p.name], "mlx") for p in self._table}
 
     def _replaced(self, rows: mx.array, member: int, arrays: Mapping[str, NumpyArray]) -> mx.array:

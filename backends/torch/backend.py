@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import psutil
 import torch
 
+from backends.contract import no_dtype
 from backends.torch import fused, ranks
 from backends.torch.compiled import TorchCompiled
 from backends.torch.ops import TorchOps
@@ -85,7 +86,7 @@ class TorchBackend:
         place = self.device(device)
         dtype = "float32" if dtype == "auto" else dtype
         if dtype not in DTYPES or (dtype == "float64" and place == "mps"):
-            raise BackendError(f"backend torch: device {place} has no dtype={dtype!r}")
+            raise no_dtype(self.name, place, dtype)
         ops = TorchOps(torch.device(place), DTYPES[dtype])
         table = model.parameters(spec)
         first = initialise(table, 0) if params is None else params

@@ -12,6 +12,7 @@ from backends.torch.ops import TorchOps
 from fwcore.cells import fast_weights
 from fwcore.cells.base import Weights
 from fwcore.cells.common import LAYER_NORM_EPSILON
+from fwcore.memory import check_sizes
 
 
 class _Settings(ctypes.Structure):
@@ -32,9 +33,13 @@ class FusedStream:
         core: a core that `backends.torch.fused` covers.
         p: the parameters by canonical name.
         batch: B, sequences side by side.
+
+    Raises:
+        ConfigError: B is 0.
     """
 
     def __init__(self, ops: TorchOps, core: fast_weights.Spec, p: Weights, batch: int) -> None:
+        check_sizes(batch, 1)
         self._core, self._t = core, 0
         self._w = [p["core.w"].T.contiguous()]
         self._c = [p["core.c"].T.contiguous()]

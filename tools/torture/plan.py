@@ -1,0 +1,73 @@
+"""What is done to a run: a pure function of the seed, the backend and the case's number."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fwcore.rng import Stream
+
+# what is done in each `len(ROUND)` cases of a backend, one after another
+ROUND = (
+    "kill", "kill", "torn", "kill", "late", "kill", "term", "kill", "time", "kill",
+    "full", "kill", "torn", "kill", "int", "kill", "again", "kill", "readonly", "kill",
+    "late", "kill", "disk", "kill", "torn",
+)  # fmt: skip
+MEANING = {
+    "kill": "SIGKILL before a call that changes or reads the run folder, an update, an evaluation",
+    "late": "the same, after the last update",
+    "time": "SIGKILL from outside, after a random time",
+    "torn": "the kernel writes the first bytes of a write, then kills (SIGXFSZ)",
+    "term": "SIGTERM",
+    "int": "SIGINT",
+    "full": "no file may grow any more (RLIMIT_FSIZE), from some call on",
+    "disk": "a file system with too little room",
+    "readonly": "the run folder and what is in it may not be written any more, from some call on",
+    "again": "a second process starts in the same folder while the first stands still",
+}
+GONE_ON = ("kill", "late", "time", "torn", "term", "full")  # whose next process may die, too
+LARGEST = 50_000  # bytes; more than any file of the run has
+SMALLEST_DISK, LARGEST_DISK = 24, 220  # KiB; the run needs at most some 250
+MORE = 3  # processes that go on and are killed, too, at most
+EARLY = 60  # boundaries of a process that goes on, within which it is killed
+
+
+@dataclass(frozen=True)
+class Blow:
+    """What happens to one process.
+
+    Attributes:
+        kind: a key of `MEANING`.
+        at: the number of the boundary before which it happens, from 0.
+        size: bytes after which a write fails; KiB of the disk.
+        share: of the time that the run takes, when killed from outside.
+    """
+
+    kind: str
+    at: int = 0
+    size: int = 0
+    share: float = 0.0
+
+
+def blows(seed: int, backend: str, number: int, points: int, last: int) -> list[Blow]:
+    """What is done in a case: to the process that begins, and maybe to some that go on.
+
+    Args:
+        number: of the case among those of the backend.
+        points: how many boundaries a process has that is left alone.
+        last: the boundary of its last update.
+    """
+    turn, place = divmod(number, len(ROUND))
+    kind = ROUND[place]
+    # every boundary has its turn before one has a second
+    turn = turn * ROUND.count(kind) + ROUND[:place].count(kind)
+    stream = Stream(seed, "torture", backend, number)
+    first, count = (last + 1, points - last - 1) if kind == "late" else (0, points)
+    lap, step = divmod(turn, count)
+    at = first + int(Stream(seed, "torture", backend, kind, lap).permutation(count)[step])
+    part, share = stream.uniform((2,)).tolist()
+    size = max(1, int(LARGEST**part))
+    if kind == "disk":
+        size = SMALLEST_DISK + int(part * (LARGEST_DISK - SMALLEST_DISK))
+    more = int(stream.integers(MORE + 1, ())) if kind in GONE_ON else 0
+    early = stream.integers(EARLY, (more,)).tolist()
+    return [Blow(kind, at, size, share), *(Blow("kill", each) for each in early)]
