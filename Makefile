@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO ?= runs/demo
 
-.PHONY: demo test reproduce search bench docs figures fuzz torture drift lint check clean
+.PHONY: demo test reproduce search bench docs figures fuzz ranks torture drift lint check clean
 
 $(READY): pyproject.toml setup.py backends/torch/fused/kernel.cpp
 	$(PYTHON) -m venv $(VENV)
@@ -66,6 +66,10 @@ drift: $(READY)
 # 15 minutes; one case again: .venv/bin/python -m tools.torture --backend NAME --only N
 torture: $(READY)
 	$(BIN)/python -m tools.torture --kills 400 --seed 0 --out benchmarks/results/torture.json
+
+# One run on 1, 2 and 4 processes on both backends: the same losses, and the scaling on this machine.
+ranks: $(READY)
+	$(BIN)/python -m tools.ranks --out benchmarks/results/ranks.json
 
 lint: $(READY)
 	$(BIN)/ruff check .

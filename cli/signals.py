@@ -6,6 +6,8 @@ import signal
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from fwcore.errors import RankLostError
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -32,6 +34,8 @@ class StopFlag:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if isinstance(error, RankLostError):
+            return  # the launcher sends SIGTERM now, which must not cut off what is to be said
         for number, handler in self._before.items():
             signal.signal(number, handler)
 

@@ -18,7 +18,7 @@ from fwcore.batches import Dropout
 from fwcore.errors import BackendError, ConfigError
 from fwcore.ranks import SINGLE, Spread, check_launcher, check_together
 from fwcore.spec import RunSpec
-from tests.cli_tools import ROOT, TINY, Done, environment, good, refused, snapshot
+from tests.cli_tools import ROOT, TINY, Done, environment, good, python, refused, snapshot
 from tests.conftest import need
 from tests.tolerances import assert_close
 
@@ -236,3 +236,16 @@ def test_python_m_cli_is_fwt():
         [sys.executable, "-m", "cli", "--version"], cwd=ROOT, capture_output=True, text=True
     )
     assert found.stdout.startswith("fwt ")
+
+
+def test_the_launchers_sigterm_does_not_cut_off_what_is_said():
+    """It comes when a process is lost, while this one is on its way to say so."""
+    code = (
+        "import os, signal\nfrom cli.failure import guarded\nfrom cli.signals import StopFlag\n"
+        "from fwcore.errors import RankLostError\n"
+        "def lose():\n    try:\n        with StopFlag():\n            raise RankLostError('gone')\n"
+        "    finally:\n        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "raise SystemExit(guarded(lose))"
+    )
+    done = python(code)
+    assert (done.code, done.errors) == (6, ["error: gone"])
