@@ -9,10 +9,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from fwcore.errors import BackendError
+from fwcore.lockstep import Lockstep, Trainable
 from fwcore.ranks import Ranks
 from fwcore.spec import NO_FLOAT16, ModelSpec
 from fwcore.trace import Trace
-from fwcore.train import Lockstep, Trainable
 
 NumpyArray = np.ndarray[Any, np.dtype[Any]]
 

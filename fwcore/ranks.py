@@ -128,10 +128,10 @@ def check_together(ranks: Ranks, spec: RunSpec) -> None:
 
 
 class Spread:
-    """One model on several ranks as a `fwcore.train.Lockstep`.
+    """One model on several ranks as a `fwcore.lockstep.Lockstep`.
 
     Args:
-        model: this rank's copy, a `fwcore.train.Trainable`.
+        model: this rank's copy, a `fwcore.lockstep.Trainable`.
         ranks: the job's processes.
     """
 

@@ -72,19 +72,19 @@ class Weighted(Protocol):
     """What a run folder asks of a model."""
 
     def parameters(self) -> dict[str, Array]:
-        """See `fwcore.train.Trainable`."""
+        """See `fwcore.lockstep.Trainable`."""
         ...
 
     def load_parameters(self, params: Mapping[str, Array]) -> None:
-        """See `fwcore.train.Trainable`."""
+        """See `fwcore.lockstep.Trainable`."""
         ...
 
     def optimizer_state(self) -> dict[str, Array]:
-        """See `fwcore.train.Trainable`."""
+        """See `fwcore.lockstep.Trainable`."""
         ...
 
     def load_optimizer_state(self, moments: Mapping[str, Array], step: int) -> None:
-        """See `fwcore.train.Trainable`."""
+        """See `fwcore.lockstep.Trainable`."""
         ...
 
 

@@ -10,19 +10,20 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from fwcore import batches, layers, params
 from fwcore.batches import BatchOrder, Dropout, Split
-from fwcore.checkpoint import Best, Progress
+from fwcore.checkpoint import Best
 from fwcore.errors import CheckpointError, ConfigError, DivergedError, Interrupted
+from fwcore.lockstep import Alone, Lockstep, Trainable
 from fwcore.params import Param
 from fwcore.ranks import SINGLE, Ranks, Spread, check_together, everyones, folder_on
 from fwcore.runs import RunFolder, Weighted
 from fwcore.schedule import learning_rate
-from fwcore.spec import RunSpec, TrainSpec
+from fwcore.spec import RunSpec
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -30,59 +31,6 @@ Outcome = dict[str, Any] | DivergedError | None  # result; how it failed; stoppe
 T = TypeVar("T")
 
 EVALUATION_BATCH = 1000  # examples at once; bounds memory, does not change the result
-
-
-class Trainable(Protocol):
-    """What the loop asks of a model; `backends.contract.Compiled` adds the rest."""
-
-    def parameters(self) -> dict[str, Array]:
-        """All weights by canonical name, canonical axes, in float32 or float64."""
-        ...
-
-    def load_parameters(self, params: Mapping[str, Array]) -> None:
-        """Replace all weights.
-
-        Raises:
-            CheckpointError: a name, shape or type does not fit; every difference is named.
-        """
-        ...
-
-    def begin_training(self, train: TrainSpec, data: Split, ranks: Ranks = SINGLE) -> None:
-        """Set up the optimiser with zero moments, and put the training split on the device.
-
-        Gradients are averaged over the ranks; those of several are the backend's own.
-        """
-        ...
-
-    def train_step(self, rows: Array, lr: float, dropout: Dropout | None) -> Any:
-        """One update.
-
-        Args:
-            rows: which examples of the training split, int64 (B,); on several ranks this one's.
-            lr: the learning rate of this update.
-            dropout: masks, or None.
-
-        Returns:
-            Mean loss (nats), wrong answers (count) and global gradient norm before clipping, as
-            one array (3,) of the framework that need not have been computed yet.
-        """
-        ...
-
-    def fetch(self, stats: Sequence[Any]) -> Array:
-        """What `train_step` returned, n of them, as float64 (n, 3)."""
-        ...
-
-    def evaluate(self, inputs: Array, targets: Array) -> tuple[float, int]:
-        """Sum of the losses (nats) and number of wrong answers of a batch."""
-        ...
-
-    def optimizer_state(self) -> dict[str, Array]:
-        """Adam's moments as `m.<name>` and `v.<name>`, canonical axes."""
-        ...
-
-    def load_optimizer_state(self, moments: Mapping[str, Array], step: int) -> None:
-        """Replace the moments; `step` updates were made so far."""
-        ...
 
 
 def check_fit(table: Sequence[Param], arrays: Mapping[str, Array], where: str) -> None:
@@ -130,65 +78,6 @@ class Hooks:
 
     on_metrics: Callable[[dict[str, Any]], None] = lambda line: None
     stop_signal: Callable[[], int | None] = lambda: None
-
-
-class Lockstep(Protocol):
-    """What the loop asks of P models of one shape; `backends.contract.Population` adds the rest."""
-
-    @property
-    def members(self) -> Sequence[Weighted]:
-        """Each model's weights and moments."""
-        ...
-
-    def begin_training(self, trains: Sequence[TrainSpec], data: Split) -> None:
-        """See `Trainable.begin_training`; the P specs differ in seed and learning rate alone."""
-        ...
-
-    def train_step(self, rows: Array, lrs: Array, dropout: Dropout | None) -> Any:
-        """One update of every model.
-
-        Args:
-            rows: which examples of the training split, int64 (P, B).
-            lrs: the learning rates of this update, float64 (P,).
-            dropout: masks (P, B, I) and (P, B, R), or None.
-
-        Returns:
-            The statistics of `Trainable.train_step` of all of them, not awaited.
-        """
-        ...
-
-    def fetch(self, stats: Sequence[Any]) -> Array:
-        """What `train_step` returned, n of them, as float64 (n, P, 3)."""
-        ...
-
-    def evaluate(self, inputs: Array, targets: Array) -> Array:
-        """Sum of the losses (nats) and number of wrong answers of each model, float64 (P, 2)."""
-        ...
-
-
-class Alone:
-    """A single model as a `Lockstep`."""
-
-    def __init__(self, model: Trainable) -> None:
-        self.model = model
-        self.members = (model,)
-
-    def begin_training(self, trains: Sequence[TrainSpec], data: Split) -> None:
-        """See `Lockstep.begin_training`."""
-        self.model.begin_training(trains[0], data)
-
-    def train_step(self, rows: Array, lrs: Array, dropout: Dropout | None) -> Any:
-        """See `Lockstep.train_step`."""
-        masks = dropout and Dropout(*(None if mask is None else mask[0] for mask in dropout))
-        return self.model.train_step(rows[0], float(lrs[0]), masks)
-
-    def fetch(self, stats: Sequence[Any]) -> Array:
-        """See `Lockstep.fetch`."""
-        return self.model.fetch(stats)[:, None]
-
-    def evaluate(self, inputs: Array, targets: Array) -> Array:
-        """See `Lockstep.evaluate`."""
-        return np.array([self.model.evaluate(inputs, targets)])
 
 
 def measure(model: Trainable, split: Split) -> dict[str, float]:
@@ -603,6 +492,3 @@ def train(
     if isinstance(outcome, DivergedError):
         raise outcome
     return outcome
-
-
-__all__ = ["Data", "Hooks", "Lockstep", "Progress", "Trainable", "measure", "train"]

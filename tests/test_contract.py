@@ -12,8 +12,8 @@ import backends
 from backends import contract
 from backends.contract import Backend
 from fwcore.errors import BackendError, ConfigError
+from fwcore.lockstep import Trainable
 from fwcore.ops import Ops
-from fwcore.train import Trainable
 from tests import cases
 from tests.conftest import need, required
 

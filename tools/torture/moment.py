@@ -48,7 +48,7 @@ class Moment:
     def watch(self) -> None:
         """Begin; a process cannot stop being watched."""
         from fwcore.batches import BatchOrder
-        from fwcore.train import Alone
+        from fwcore.lockstep import Alone
 
         sys.addaudithook(self._heard)
         self._before(os, "fsync", lambda: f"fsync {self._opened}")

@@ -1,0 +1,127 @@
+"""What the training loop asks of a model, and of several of one shape that learn in lock-step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from fwcore.batches import Dropout, Split
+from fwcore.ranks import SINGLE, Ranks
+from fwcore.runs import Weighted
+from fwcore.spec import TrainSpec
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class Trainable(Protocol):
+    """What the loop asks of a model; `backends.contract.Compiled` adds the rest."""
+
+    def parameters(self) -> dict[str, Array]:
+        """All weights by canonical name, canonical axes, in float32 or float64."""
+        ...
+
+    def load_parameters(self, params: Mapping[str, Array]) -> None:
+        """Replace all weights.
+
+        Raises:
+            CheckpointError: a name, shape or type does not fit; every difference is named.
+        """
+        ...
+
+    def begin_training(self, train: TrainSpec, data: Split, ranks: Ranks = SINGLE) -> None:
+        """Set up the optimiser with zero moments, and put the training split on the device.
+
+        Gradients are averaged over the ranks; those of several are the backend's own.
+        """
+        ...
+
+    def train_step(self, rows: Array, lr: float, dropout: Dropout | None) -> Any:
+        """One update.
+
+        Args:
+            rows: which examples of the training split, int64 (B,); on several ranks this one's.
+            lr: the learning rate of this update.
+            dropout: masks, or None.
+
+        Returns:
+            Mean loss (nats), wrong answers (count) and global gradient norm before clipping, as
+            one array (3,) of the framework that need not have been computed yet.
+        """
+        ...
+
+    def fetch(self, stats: Sequence[Any]) -> Array:
+        """What `train_step` returned, n of them, as float64 (n, 3)."""
+        ...
+
+    def evaluate(self, inputs: Array, targets: Array) -> tuple[float, int]:
+        """Sum of the losses (nats) and number of wrong answers of a batch."""
+        ...
+
+    def optimizer_state(self) -> dict[str, Array]:
+        """Adam's moments as `m.<name>` and `v.<name>`, canonical axes."""
+        ...
+
+    def load_optimizer_state(self, moments: Mapping[str, Array], step: int) -> None:
+        """Replace the moments; `step` updates were made so far."""
+        ...
+
+
+class Lockstep(Protocol):
+    """What the loop asks of P models of one shape; `backends.contract.Population` adds the rest."""
+
+    @property
+    def members(self) -> Sequence[Weighted]:
+        """Each model's weights and moments."""
+        ...
+
+    def begin_training(self, trains: Sequence[TrainSpec], data: Split) -> None:
+        """See `Trainable.begin_training`; the P specs differ in seed and learning rate alone."""
+        ...
+
+    def train_step(self, rows: Array, lrs: Array, dropout: Dropout | None) -> Any:
+        """One update of every model.
+
+        Args:
+            rows: which examples of the training split, int64 (P, B).
+            lrs: the learning rates of this update, float64 (P,).
+            dropout: masks (P, B, I) and (P, B, R), or None.
+
+        Returns:
+            The statistics of `Trainable.train_step` of all of them, not awaited.
+        """
+        ...
+
+    def fetch(self, stats: Sequence[Any]) -> Array:
+        """What `train_step` returned, n of them, as float64 (n, P, 3)."""
+        ...
+
+    def evaluate(self, inputs: Array, targets: Array) -> Array:
+        """Sum of the losses (nats) and number of wrong answers of each model, float64 (P, 2)."""
+        ...
+
+
+class Alone:
+    """A single model as a `Lockstep`."""
+
+    def __init__(self, model: Trainable) -> None:
+        self.model = model
+        self.members = (model,)
+
+    def begin_training(self, trains: Sequence[TrainSpec], data: Split) -> None:
+        """See `Lockstep.begin_training`."""
+        self.model.begin_training(trains[0], data)
+
+    def train_step(self, rows: Array, lrs: Array, dropout: Dropout | None) -> Any:
+        """See `Lockstep.train_step`."""
+        masks = dropout and Dropout(*(None if mask is None else mask[0] for mask in dropout))
+        return self.model.train_step(rows[0], float(lrs[0]), masks)
+
+    def fetch(self, stats: Sequence[Any]) -> Array:
+        """See `Lockstep.fetch`."""
+        return self.model.fetch(stats)[:, None]
+
+    def evaluate(self, inputs: Array, targets: Array) -> Array:
+        """See `Lockstep.evaluate`."""
+        return np.array([self.model.evaluate(inputs, targets)])
