@@ -11,14 +11,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+
+from tools.outcome import kept, place
 
 SLICE = 5000  # cases of a process
 SLICE_S = 3600.0  # a process that takes longer is ended; it hangs where no signal reaches it
@@ -122,8 +122,7 @@ def swept(names: list[str] | None, seed: int, cases: int) -> dict[str, Any]:
         "findings": short,
         "largest_peak_bytes": peak,
         "seconds": round(time.monotonic() - began, 1),
-        "versions": {"python": platform.python_version(), **{n: version(n) for n in LIBRARIES}},
-        "platform": f"{platform.system()} {platform.machine()}",
+        **place(LIBRARIES),
     }
 
 
@@ -139,12 +138,7 @@ def main() -> int:
         print(json.dumps(result, indent=1).replace("\\n", "\n"))
         return int(bool(result["findings"]))
     result = swept(asked.reader, asked.seed, asked.cases)
-    text = json.dumps(result, indent=1) + "\n"
-    if asked.out is None:
-        print(text, end="")
-    else:
-        asked.out.write_text(text, encoding="utf-8")
-    return int(bool(result["bad"]))
+    return kept(result, asked.out)
 
 
 if __name__ == "__main__":

@@ -12,17 +12,16 @@ import argparse
 import itertools
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
 import time
 from collections import Counter
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from tools.outcome import kept, place
 from tools.torture.plan import MEANING, ROUND
 from tools.torture.start import SETTINGS, Disk, load
 
@@ -123,8 +122,7 @@ def tortured(asked: argparse.Namespace) -> dict[str, Any]:
         "backends": found,
         "findings": findings,
         "seconds": round(time.monotonic() - began, 1),
-        "versions": {"python": platform.python_version(), **{n: version(n) for n in LIBRARIES}},
-        "platform": f"{platform.system()} {platform.machine()}",
+        **place(LIBRARIES),
     }
 
 
@@ -135,12 +133,7 @@ def main() -> int:
         print(json.dumps(child(asked.backend[0], asked.seed, asked.kills, asked.only)))
         return 0
     result = tortured(asked)
-    text = json.dumps(result, indent=1) + "\n"
-    if asked.out is None:
-        print(text, end="")
-    else:
-        asked.out.write_text(text, encoding="utf-8")
-    return int(bool(result["bad"]))
+    return kept(result, asked.out)
 
 
 if __name__ == "__main__":
