@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -68,6 +69,7 @@ def unroll(
     memory: Plan,
     given: Weights | None = None,
     first: int = 0,
+    project: Callable[..., Sequence[Array]] | None = None,
 ) -> tuple[list[Array], Any]:
     """The time loop, written once for all cells.
 
@@ -76,6 +78,7 @@ def unroll(
         memory: the form of the fast memory.
         given: arrays of the start state by name; zeros where None or left out.
         first: number of the first time step, where x continues an earlier call.
+        project: in place of the cell's own `project`.
 
     Returns:
         The T outputs, each (B, R), and the final state.
@@ -83,7 +86,7 @@ def unroll(
     cell = cell_of(spec.core)
     state = cell.start(ops, spec.core, p, x.shape[0], memory, given or {})
     outputs = []
-    for t, z in enumerate(cell.project(ops, spec.core, p, x, first)):
+    for t, z in enumerate((project or cell.project)(ops, spec.core, p, x, first)):
         state = cell.step(ops, spec.core, p, z, state, first + t)
         outputs.append(state.output)
     return outputs, state

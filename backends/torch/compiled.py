@@ -12,12 +12,12 @@ from torch.nn import Parameter, functional
 from torch.nn.parallel import DistributedDataParallel
 
 from backends.contract import Stream
-from backends.torch import fused, native
+from backends.torch import fused
 from backends.torch.adam import Adam
 from backends.torch.denormals import flushed
 from backends.torch.fused.stream import FusedStream
 from backends.torch.graph import CudaRecorder, StepGraph
-from backends.torch.module import Network, time_loop
+from backends.torch.module import Network, override, time_loop
 from backends.torch.ops import TorchOps
 from fwcore import model
 from fwcore.batches import Dropout, Split
@@ -248,7 +248,8 @@ class TorchCompiled:
     def _kernel(self, form: str) -> str:
         if form == "fused":
             return fused.KERNELS[self._ops.device.type]
-        return native.KERNEL if native.covers(self.spec.core, self._ops) else "none"
+        found = override(self.spec.core, self._ops)
+        return found.KERNEL if found else "none"
 
     def describe(self, batch: int, steps: int) -> dict[str, Any]:
         """See `Compiled.describe`."""

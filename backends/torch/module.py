@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from backends.torch import fused, native
+from backends.torch import convnet, fused, native
 from backends.torch.ops import TorchOps
 from fwcore import model
 from fwcore.cells.base import CellSpec
@@ -15,11 +16,21 @@ from fwcore.ops import NumpyArray
 from fwcore.spec import ModelSpec
 
 
+def override(core: CellSpec, ops: TorchOps) -> ModuleType | None:
+    """What computes a core without a fused one in place of the equations; None if they do.
+
+    Its `KERNEL` is its name, its `unroll` the time loop.
+    """
+    return next((found for found in (native, convnet) if found.covers(core, ops)), None)
+
+
 def time_loop(core: CellSpec, ops: TorchOps, memory: str) -> model.Unroll:
-    """The time loop of a core: the fused one, the framework's own, or the equations."""
+    """The time loop of a core: the fused one, another override, or the equations."""
     if memory == "fused":
         return fused.unroll
-    return native.unroll if native.covers(core, ops) else model.unroll
+    found = override(core, ops)
+    loop: model.Unroll = found.unroll if found else model.unroll
+    return loop
 
 
 class Network(torch.nn.Module):
@@ -37,6 +48,7 @@ class Network(torch.nn.Module):
     ) -> None:
         super().__init__()
         self.spec, self.ops, self.memory = spec, ops, memory
+        self._run = time_loop(spec.core, ops, memory)
         for name, array in params.items():
             values = torch.tensor(array, device=ops.device)
             *path, leaf = name.split(".")
@@ -57,6 +69,7 @@ class Network(torch.nn.Module):
         """Class scores (B, classes); masks as in `fwcore.model.Masks`."""
         masks = model.Masks(input_mask, hidden_mask)
         weights = self.weights()
-        run = time_loop(self.spec.core, self.ops, self.memory)
-        scores: Tensor = model.logits(self.ops, self.spec, weights, inputs, masks, self.memory, run)
+        scores: Tensor = model.logits(
+            self.ops, self.spec, weights, inputs, masks, self.memory, self._run
+        )
         return scores

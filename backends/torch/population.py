@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from backends.contract import Backend
-from backends.torch import fused
+from backends.torch import convnet, fused
 from backends.torch.denormals import flushed
 from backends.torch.graph import CudaRecorder, StepGraph
 from fwcore import model
@@ -83,6 +83,7 @@ class TorchPopulation:
         self._table = model.parameters(specs[0])
         self._like = backend.compile(specs[0], params[0], device=device, dtype=dtype, memory=memory)
         self._ops, self._memory = self._like.module.ops, self._like.module.memory
+        self._run, self._kernel = self._time_loop()
         first = [as_parameters(self._table, member, dtype) for member in params]
         self._rows = Rows(self._table, {p.name: p.shape for p in self._table})
         packed = np.stack([self._rows.pack(member) for member in first])
@@ -97,6 +98,14 @@ class TorchPopulation:
         self._graph: StepGraph | None = None
         self._clip = 0.0
         self._data: tuple[Tensor, Tensor] | None = None
+
+    def _time_loop(self) -> tuple[model.Unroll, str]:
+        """That of a member alone if it can be mapped, else the equations; and its kernel."""
+        if self._memory == "fused":
+            return fused.unroll, fused.KERNELS[self._ops.device.type]
+        if convnet.covers(self.specs[0].core, self._ops):
+            return convnet.unroll, convnet.KERNEL
+        return model.unroll, "none"
 
     def _tensor(self, array: NumpyArray) -> Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(array)).to(self._ops.device)
@@ -113,8 +122,9 @@ class TorchPopulation:
         """Mean cross-entropy and the number of wrong answers of one member."""
         cast = {name: self._ops.cast(value) for name, value in weights.items()}
         masks = model.Masks(input_mask, hidden_mask)
-        run = fused.unroll if self._memory == "fused" else model.unroll
-        scores = model.logits(self._ops, self.specs[0], cast, inputs, masks, self._memory, run)
+        scores = model.logits(
+            self._ops, self.specs[0], cast, inputs, masks, self._memory, self._run
+        )
         scores = scores.float() if scores.dtype == torch.bfloat16 else scores
         loss = model.cross_entropy(self._ops, scores, targets).mean()
         return loss, (scores.argmax(-1) != targets).sum()
@@ -223,7 +233,8 @@ class TorchPopulation:
         """See `Population.describe`."""
         found = self._like.describe(batch, steps)
         how = "one CUDA graph" if self._ops.device.type == "cuda" else "eager"
-        return {**found, "members": len(self.members), "step": f"{how}, members batched"}
+        own = {"kernel": self._kernel, "step": f"{how}, members batched"}
+        return {**found, "members": len(self.members), **own}
 
 
 def compile_population(

@@ -16,7 +16,7 @@ these layers are ours.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -31,6 +31,8 @@ from fwcore.params import Param, constant, uniform
 
 KERNEL = 3  # pixels along a side of K1 and of a pooling window,
 STRIDE = 2  # and between two windows
+
+Layer = Callable[[Ops, Weights, Array], Array]
 
 
 class Spec(CellSpec):
@@ -143,36 +145,48 @@ def _pooled(ops: Ops, pixels: Sequence[Array], side: int, pooled: int) -> list[A
     ]
 
 
-def features(ops: Ops, p: Weights, x: Array) -> Array:
-    """The v of every glimpse, equations 1 and 2: (B, T, I) -> (T, B, R)."""
+def first_layer(ops: Ops, p: Weights, x: Array) -> Array:
+    """The v1 of every glimpse, eq. 1: (B, T, I) -> (T B, places that the pooling leaves, R)."""
     batch, steps, inputs = x.shape
     side, pooled = sides(inputs)
-    size, count = p["core.conv2.bias"].shape[0], batch * steps
+    size, count = p["core.conv1.bias"].shape[0], batch * steps
     pictures = ops.swapaxes(x, 0, 1).reshape(count, inputs)
     places = ops.constant(neighbours(side)) @ pictures.T  # each kernel place of each pixel
     seen = places.reshape(KERNEL**2, inputs * count).T @ p["core.conv1.weight"].reshape(size, -1).T
     pixels = ops.unbind(seen.reshape(inputs, count, size), 0)
     first = ops.stack(_pooled(ops, pixels, side, pooled), 1)
-    first = ops.relu(first + p["core.conv1.bias"])  # eq. 1, (T B, pooled^2, R)
-    kernel = ops.swapaxes(p["core.conv2.weight"].reshape(size, size, pooled**2), 1, 2)
+    return ops.relu(first + p["core.conv1.bias"])
+
+
+def second_layer(ops: Ops, p: Weights, first: Array) -> Array:
+    """The v of every glimpse, eq. 2: (T B, places, R) -> (T B, R)."""
+    count, places, size = first.shape
+    kernel = ops.swapaxes(p["core.conv2.weight"].reshape(size, size, places), 1, 2)
     second = first.reshape(count, -1) @ kernel.reshape(size, -1).T
-    return ops.relu(second + p["core.conv2.bias"]).reshape(steps, batch, size)  # eq. 2
+    return ops.relu(second + p["core.conv2.bias"])
 
 
-def project(ops: Ops, spec: Spec, p: Weights, x: Array, first: int) -> Sequence[Array]:
+def project(
+    ops: Ops, spec: Spec, p: Weights, x: Array, first: int, layer: Layer = first_layer
+) -> Sequence[Array]:
     """W_t v(t) for all steps: T arrays (B, R).
+
+    Args:
+        layer: `first_layer`, or what a backend has in its place.
 
     Raises:
         ConfigError: there are more time steps than the spec has weights for.
     """
-    last = first + x.shape[1]
+    batch, steps, _ = x.shape
+    last = first + steps
     if last > spec.steps:
         raise ConfigError(
             f"core: the model 'convnet' has weights for steps={spec.steps} time steps, got a "
             f"sequence of {last}; train one with more steps"
         )
+    features = second_layer(ops, p, layer(ops, p, dense(x))).reshape(steps, batch, spec.size)
     weights = ops.swapaxes(p["core.w"][first:last], 1, 2)
-    return ops.unbind(features(ops, p, dense(x)) @ weights, 0)
+    return ops.unbind(features @ weights, 0)
 
 
 def start(ops: Ops, spec: Spec, p: Weights, batch: int, memory: Plan, given: Weights) -> SumState:

@@ -32,9 +32,9 @@ class Shape(ctypes.Structure):
     ]
 
 
-def missing() -> str | None:
-    """Why the library cannot be used here, as a phrase for an error; None if it can."""
-    if find_spec(LIBRARY) is None:
+def missing(library: str = LIBRARY) -> str | None:
+    """Why a library cannot be used here, as a phrase for an error; None if it can."""
+    if find_spec(library) is None:
         return "it was not built (no C++ compiler when fwt was installed)"
     x86 = platform.machine().lower() in ("x86_64", "amd64")
     if x86 and torch.backends.cpu.get_cpu_capability() not in LEAST:
@@ -43,11 +43,11 @@ def missing() -> str | None:
 
 
 @cache
-def entry(direction: str, dtype: torch.dtype) -> Call:
-    """A function of the library; ctypes lets other threads run while it does."""
-    found = find_spec(LIBRARY)
+def entry(direction: str, dtype: torch.dtype, library: str = LIBRARY) -> Call:
+    """A function of a library; ctypes lets other threads run while it does."""
+    found = find_spec(library)
     if found is None or found.origin is None:
-        raise RuntimeError(f"{LIBRARY} is not there; ask missing() first")
+        raise RuntimeError(f"{library} is not there; ask missing() first")
     function: Call = getattr(ctypes.CDLL(found.origin), f"fwt_{direction}_{NAMES[dtype]}")
     function.restype = None  # type: ignore[attr-defined]
     return function
@@ -58,17 +58,13 @@ def _threads(count: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count, thread_name_prefix="fwt")
 
 
-def _run(direction: str, shape: Shape, blocks: int, tensors: list[Tensor]) -> None:
-    """Every block of sequences, on as many threads as torch uses."""
-    call = entry(direction, tensors[0].dtype)
-    pointers = [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
-    where = ctypes.byref(shape)
+def spread(part: Callable[[int, int], None], blocks: int, products: int) -> None:
+    """Call `part` for all blocks, from the first to before the last, on as many threads as torch.
 
-    def part(first: int, last: int) -> None:
-        call(where, ctypes.c_int64(first), ctypes.c_int64(last), *pointers)
-
-    work = blocks * shape.steps * shape.size * (shape.size + shape.inner * shape.steps)
-    count = min(torch.get_num_threads(), blocks) if work > SMALL else 1
+    Args:
+        products: in all blocks together; a few are done by this thread alone.
+    """
+    count = min(torch.get_num_threads(), blocks) if products > SMALL else 1
     if count == 1:
         part(0, blocks)
         return
@@ -77,6 +73,20 @@ def _run(direction: str, shape: Shape, blocks: int, tensors: list[Tensor]) -> No
     part(*ends[:2])
     for future in rest:
         future.result()
+
+
+def _run(direction: str, shape: Shape, blocks: int, tensors: list[Tensor]) -> None:
+    """Every block of sequences."""
+    call = entry(direction, tensors[0].dtype)
+    pointers = [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
+    where = ctypes.byref(shape)
+
+    def part(first: int, last: int) -> None:
+        call(where, ctypes.c_int64(first), ctypes.c_int64(last), *pointers)
+
+    spread(
+        part, blocks, blocks * shape.steps * shape.size * (shape.size + shape.inner * shape.steps)
+    )
 
 
 def forward(

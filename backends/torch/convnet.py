@@ -1,0 +1,180 @@
+"""The first layer of the ConvNet in C++ on CPUs: an override of its equation 1, in one operator.
+
+The equations are those of `fwcore.cells.convnet`; a training step costs about a third, since what
+is pooled (at 7x7 pixels five times what is left) never leaves the cache. What a call is given and
+gives (N glimpses of S^2 pixels, P maxima along a side, R features; of one floating type), with the
+gradient of `out` for the first three:
+
+    pictures (N, S^2)
+    weight   (R, 9)        K1
+    bias     (R)           b1
+    out      (N, P^2, R)   v1
+    winners  (N, words, R) 4 bits of each maximum: its place 0..8 in the window (the first of
+                           equals), or 9 where the ReLU is at zero; as wide as the type
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, library
+
+from backends.torch.fused import cpu
+from backends.torch.ops import TorchOps
+from fwcore import model
+from fwcore.cells import convnet
+from fwcore.cells.base import CellSpec, Weights
+from fwcore.memory import Plan
+from fwcore.ops import Ops
+from fwcore.spec import ModelSpec
+
+KERNEL = "C++"
+LIBRARY = "backends.torch._convnet"
+BLOCK = 64  # BLOCK of convnet.cpp
+WORDS = {torch.float32: torch.int32, torch.float64: torch.int64}
+FORWARD, BACKWARD = "fwt::pooled_convolution", "fwt::pooled_convolution_backward"
+
+
+class Shape(ctypes.Structure):
+    """`Shape` of convnet.cpp, field by field."""
+
+    _fields_ = [(name, ctypes.c_int64) for name in ("count", "side", "pooled", "size")]
+
+
+def covers(core: CellSpec, ops: TorchOps) -> bool:
+    """Whether `unroll` computes a core: a ConvNet, on the CPU, in float32 or 64, once built."""
+    if not isinstance(core, convnet.Spec) or ops.device.type != "cpu":
+        return False
+    return ops.dtype in cpu.NAMES and cpu.missing(LIBRARY) is None
+
+
+def _run(direction: str, shape: Shape, dtype: torch.dtype, *tensors: Tensor | None) -> None:
+    """Every block of glimpses, on as many threads as torch uses."""
+    call = cpu.entry(direction, dtype, LIBRARY)
+    pointers = [ctypes.c_void_p(None if t is None else t.data_ptr()) for t in tensors]
+
+    def part(start: int, end: int) -> None:
+        call(ctypes.byref(shape), ctypes.c_int64(start), ctypes.c_int64(end), *pointers)
+
+    products = shape.count * shape.side**2 * convnet.KERNEL**2 * shape.size
+    cpu.spread(part, -(-shape.count // BLOCK), products)
+
+
+def _shape(pictures: Tensor, weight: Tensor) -> Shape:
+    count, inputs = pictures.shape
+    return Shape(count, *convnet.sides(inputs), len(weight))
+
+
+def _empty(pictures: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Room for out and winners.
+
+    Raises:
+        TypeError: the arrays are not all of float32 or all of float64.
+    """
+    types = [pictures.dtype, weight.dtype, bias.dtype]
+    if len(set(types)) > 1 or types[0] not in WORDS:
+        raise TypeError(f"{FORWARD}: expected arrays all of float32 or all of float64, got {types}")
+    count, inputs = pictures.shape
+    _, pooled = convnet.sides(inputs)
+    maxima, size = pooled**2, weight.shape[0]
+    words = -(-maxima // (2 * pictures.element_size()))
+    winners = pictures.new_empty(count, words, size, dtype=WORDS[pictures.dtype])
+    return pictures.new_empty(count, maxima, size), winners
+
+
+def _forward(pictures: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Out and winners."""
+    found = _empty(pictures, weight, bias)
+    rows = torch.cat([weight.T, bias[None]])  # features side by side, for the registers
+    _run("forward", _shape(pictures, weight), weight.dtype, pictures.contiguous(), rows, *found)
+    return found
+
+
+def _backward(
+    grad: Tensor, pictures: Tensor, weight: Tensor, winners: Tensor, seen: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of pictures (empty unless they are asked for by `seen`), weight and bias."""
+    shape, size = _shape(pictures, weight), len(weight)
+    rows = torch.cat([weight.T, weight.new_zeros(1, size)])
+    sums = weight.new_empty(-(-shape.count // BLOCK), *rows.shape)
+    dpictures = pictures.new_empty(pictures.shape if seen else 0)
+    given = [grad.contiguous(), pictures.contiguous(), rows, winners, sums]
+    _run("backward", shape, weight.dtype, *given, dpictures if seen else None)
+    total = sums.sum(0)
+    return dpictures, total[:-1].T.contiguous(), total[-1].clone()
+
+
+library.define(
+    FORWARD, "(Tensor pictures, Tensor weight, Tensor bias) -> (Tensor out, Tensor winners)"
+)
+library.define(
+    BACKWARD,
+    "(Tensor grad, Tensor pictures, Tensor weight, Tensor winners, bool seen) "
+    "-> (Tensor dpictures, Tensor dweight, Tensor dbias)",
+)
+pooled_convolution = torch.ops.fwt.pooled_convolution.default
+pooled_convolution_backward = torch.ops.fwt.pooled_convolution_backward.default
+library.impl(FORWARD, "cpu", _forward)
+library.impl(BACKWARD, "cpu", _backward)
+
+
+def _fake_backward(grad: Tensor, pictures: Tensor, weight: Tensor, *given: Any) -> Any:
+    seen = given[-1]
+    empty = pictures.new_empty(pictures.shape if seen else 0)
+    return empty, torch.empty_like(weight), weight.new_empty(len(weight))
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
+    pictures, weight, _ = inputs
+    ctx.save_for_backward(pictures, weight, output[1])
+    ctx.set_materialize_grads(False)  # else zeros the size of the winners are made
+
+
+def _differentiated(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return None, None, None
+    pictures, weight, winners = ctx.saved_tensors
+    seen = ctx.needs_input_grad[0]
+    found = pooled_convolution_backward(grad, pictures, weight, winners, seen)
+    return found[0] if seen else None, *found[1:]
+
+
+def _mapped(info: Any, axes: tuple[int | None, ...], *given: Tensor) -> Any:
+    """The members of a population, each with weights of its own, one after another."""
+    members = [
+        pooled_convolution(
+            *(a if d is None else a.select(d, i) for a, d in zip(given, axes, strict=True))
+        )
+        for i in range(info.batch_size)
+    ]
+    return tuple(torch.stack(parts) for parts in zip(*members, strict=True)), (0, 0)
+
+
+library.register_fake(FORWARD, _empty)
+library.register_fake(BACKWARD, _fake_backward)
+library.register_vmap(FORWARD, _mapped)
+library.register_autograd(FORWARD, _differentiated, setup_context=_keep)
+
+
+def _first_layer(ops: Ops, p: Weights, x: Tensor) -> Tensor:
+    """See `fwcore.cells.convnet.first_layer`."""
+    weight, bias = p["core.conv1.weight"], p["core.conv1.bias"]
+    out: Tensor = pooled_convolution(x.transpose(0, 1).flatten(0, 1), weight.flatten(1), bias)[0]
+    return out
+
+
+def unroll(
+    ops: Ops,
+    spec: ModelSpec,
+    p: Weights,
+    x: Tensor,
+    memory: Plan,
+    given: Weights | None = None,
+    first: int = 0,
+) -> tuple[list[Tensor], convnet.SumState]:
+    """See `fwcore.model.unroll`, with eq. 1 of the ConvNet in the operator."""
+    project = partial(convnet.project, layer=_first_layer)
+    return model.unroll(ops, spec, p, x, memory, given, first, project)

@@ -1,0 +1,260 @@
+"""The ConvNet's first layer in C++ in place of eq. 1: outputs, ties and every gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from backends.contract import compile_population
+from fwcore import model
+from fwcore.cells import convnet as equations
+from tests import cases
+from tests.conftest import engine
+from tests.test_native_lstm import found, hold
+
+torch = pytest.importorskip("torch")
+
+STEPS = 5
+# (S pixels along a side, R, B, T): one window; fewer features than a register, a whole number of
+# registers, some left over; more maxima than a word holds; several blocks of glimpses
+SHAPES = [
+    (3, 4, 2, 3),
+    (5, 1, 1, 1),
+    (7, 1, 3, 2),
+    (7, 8, 1, 5),
+    (7, 13, 5, 1),
+    (7, 3, 50, 3),
+    (9, 16, 2, 2),
+    (10, 5, 2, 2),
+    (28, 9, 2, 1),
+]
+
+
+def compiled(side: int, size: int, dtype: str) -> Any:
+    spec = cases.core_only({"kind": "convnet", "size": size, "steps": STEPS}, side**2)
+    params = cases.params_of(spec)
+    for name in ("core.conv2.bias", "core.bias"):
+        params[name] += 6  # every unit of the layers above passes gradients down
+    return engine("torch", dtype).compile(spec, params)
+
+
+def core_names(on: Any) -> list[str]:
+    return [p.name for p in model.parameters(on.spec) if p.name.startswith("core.")]
+
+
+def unroll() -> model.Unroll:
+    from backends.torch import convnet
+
+    return convnet.unroll
+
+
+def pooled(*arrays: Any) -> Any:
+    """The operator: pictures (N, S^2), K1 (R, 9), b1 (R) -> out."""
+    from backends.torch.convnet import pooled_convolution
+
+    return pooled_convolution(*arrays)[0]
+
+
+def written(pictures: Any, weight: Any, bias: Any) -> Any:
+    """The same by the equations."""
+    from backends.torch.ops import TorchOps
+
+    p = {"core.conv1.weight": weight.reshape(-1, 1, 3, 3), "core.conv1.bias": bias}
+    ops = TorchOps(torch.device("cpu"), pictures.dtype)
+    return equations.first_layer(ops, p, pictures[None])
+
+
+def arrays(side: int, size: int, count: int, dtype: Any = None) -> list[Any]:
+    """Pictures, K1 and b1 of small whole numbers, most pixels 0: many ties and no rounding."""
+    drawn = np.random.default_rng(side + size)
+    pictures = drawn.integers(0, 2, (count, side**2)) * drawn.integers(0, 2, (count, side**2))
+    pictures[0] = 0
+    pictures[-1] = 1
+    weight, bias = drawn.integers(-1, 2, (size, 9)), drawn.integers(-1, 2, size)
+    return [
+        torch.tensor(array, dtype=dtype or torch.float64, requires_grad=True)
+        for array in (pictures, weight, bias)
+    ]
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize(("side", "size", "batch", "time"), SHAPES)
+def test_it_holds_the_equations(side: int, size: int, batch: int, time: int, dtype: str) -> None:
+    on = compiled(side, size, dtype)
+    x = cases.noise(1, batch, time, side**2)
+    given = {"h": cases.noise(7, batch, size)}
+    want, got = (found(on, loop, x, given) for loop in (model.unroll, unroll()))
+    hold(want, got, dtype)
+    names = {name for name in want if name.startswith("gradient of ")}
+    assert names == {f"gradient of {n}" for n in ("x", "start h", *core_names(on))}
+    assert all(np.abs(want[name]).max() > 0 for name in names), "a gradient that shows nothing"
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize(("side", "size", "batch", "time"), SHAPES)
+def test_of_equals_the_same_one_wins(
+    side: int, size: int, batch: int, time: int, dtype: str
+) -> None:
+    """Bit for bit: a black picture and a white one, and pictures of whole numbers."""
+    given = arrays(side, size, batch * time + 2, getattr(torch, dtype))
+    results = []
+    for layer in (written, pooled):
+        out = layer(*given)
+        weights = torch.arange(out.numel(), dtype=out.dtype).view(out.shape) % 7 - 3
+        results.append([out, *torch.autograd.grad((out * weights).sum(), given)])
+    for name, want, got in zip(("out", "x", "K1", "b1"), *results, strict=True):
+        assert torch.equal(want, got), name
+    assert (results[0][0] == 0).any()
+    assert (results[0][0] > 0).any()
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("place", [1, 2])
+def test_what_is_not_finite_is_passed_on(place: int, wrong: float) -> None:
+    given = [array.detach() for array in arrays(7, 9, 3)]
+    given[place].view(9, -1)[4, 0] = wrong
+    want = written(*given)
+    assert not torch.isfinite(want[..., 4]).all() or wrong < 0
+    torch.testing.assert_close(pooled(*given), want, rtol=0, atol=0, equal_nan=True)
+
+
+def test_many_threads_give_the_same_bits() -> None:
+    made = compiled(7, 40, "float32")
+    x, targets = cases.noise(1, 70, STEPS, 49), np.arange(70) % 2
+    threads, results = torch.get_num_threads(), []
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            gradients = made.gradients(x, targets)[1]
+            own = [gradients[f"core.conv1.{name}"] for name in ("weight", "bias")]
+            results.append([array.tobytes() for array in (made.states(x)[0], *own)])
+    finally:
+        torch.set_num_threads(threads)
+    assert results[0] == results[1]
+
+
+# --- the operator -------------------------------------------------------------------------
+
+
+def distinct(side: int, size: int, count: int) -> list[Any]:
+    shapes = ((count, side**2), (size, 9), (size,))
+    return [
+        torch.from_numpy(cases.noise(seed, *shape)).requires_grad_()
+        for seed, shape in enumerate(shapes)
+    ]
+
+
+def test_gradcheck() -> None:
+    assert torch.autograd.gradcheck(pooled, distinct(5, 3, 2))
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # of opcheck's own copies
+def test_opcheck() -> None:
+    from backends.torch.convnet import pooled_convolution, pooled_convolution_backward
+
+    given = distinct(7, 5, 3)
+    assert set(torch.library.opcheck(pooled_convolution, given).values()) == {"SUCCESS"}
+    pictures, weight, _ = (array.detach() for array in given)
+    out, winners = pooled_convolution(*(array.detach() for array in given))
+    for seen in (False, True):
+        back = [torch.ones_like(out), pictures, weight, winners, seen]
+        assert set(torch.library.opcheck(pooled_convolution_backward, back).values()) == {"SUCCESS"}
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_vmap_is_the_members_one_by_one(shared: bool) -> None:
+    members = [distinct(7, 5, 3), arrays(7, 5, 3)]
+    given = [torch.stack([member[i] for member in members]) for i in range(3)]
+    if shared:
+        given[0] = given[0][1]
+    got = torch.func.vmap(pooled, in_dims=(None if shared else 0, 0, 0))(*given)
+    one = [pooled(given[0] if shared else given[0][i], *(g[i] for g in given[1:])) for i in (0, 1)]
+    want = torch.stack(one)
+    assert torch.equal(want, got)
+    weights = torch.from_numpy(cases.noise(7, *want.shape))
+    leaves = [array for member in members for array in member[1:]]
+    for a, b in zip(
+        torch.autograd.grad((want * weights).sum(), leaves),
+        torch.autograd.grad((got * weights).sum(), leaves),
+        strict=True,
+    ):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("types", [("float32", "float64"), ("bfloat16", "bfloat16")])
+def test_other_types_are_refused(types: tuple[str, str]) -> None:
+    first, others = (getattr(torch, name) for name in types)
+    pictures, *weights = (array.detach() for array in arrays(7, 5, 3))
+    with pytest.raises(TypeError, match=r"all of float32 or all of float64, got \[torch\."):
+        pooled(pictures.to(first), *(array.to(others) for array in weights))
+
+
+# --- the choice ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kernel"), [("float32", "C++"), ("float64", "C++"), ("bfloat16", "none")]
+)
+def test_where_it_runs_is_said(dtype: str, kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from backends.torch import convnet
+
+    calls = []
+    run = convnet.pooled_convolution
+    monkeypatch.setattr(convnet, "pooled_convolution", lambda *a: calls.append(1) or run(*a))
+    made = compiled(7, 3, dtype)
+    x = cases.noise(1, 2, 3, 49)
+    assert made.describe(2, 3)["kernel"] == kernel
+    made.forward(x)
+    made.states(x)
+    made.gradients(x, np.array([0, 1]))
+    assert len(calls) == (3 if kernel == "C++" else 0)
+
+
+@pytest.mark.parametrize("broken", [{"find_spec": lambda name: None}, {"LEAST": ("AVX9",)}])
+def test_without_the_library_the_equations_run_and_it_is_said(
+    broken: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from backends.torch.fused import cpu
+
+    x = cases.noise(1, 2, 3, 49)
+    want = compiled(7, 3, "float64").states(x)[0]
+    if "LEAST" in broken:
+        monkeypatch.setattr(cpu.platform, "machine", lambda: "x86_64")
+    for name, value in broken.items():
+        monkeypatch.setattr(cpu, name, value)
+    made = compiled(7, 3, "float64")
+    assert made.describe(2, 3)["kernel"] == "none"
+    hold({"outputs": want}, {"outputs": made.states(x)[0]}, "float64")
+
+
+@pytest.mark.parametrize(("kind", "kernel"), [("convnet", "C++"), ("lstm", "none")])
+def test_a_population_says_what_its_members_run(kind: str, kernel: str) -> None:
+    spec = cases.core_only({"kind": kind, "size": 3}, 49)
+    made = compile_population(
+        engine("torch", "float32").backend, [spec] * 2, [cases.params_of(spec)] * 2
+    )
+    assert made.describe(2, 3)["kernel"] == kernel
+
+
+def test_a_model_on_a_gpu_runs_the_equations() -> None:
+    from backends.torch import convnet
+    from backends.torch.ops import TorchOps
+
+    core = compiled(7, 3, "float32").spec.core
+    assert convnet.covers(core, TorchOps(torch.device("cpu"), torch.float32))
+    assert not convnet.covers(core, TorchOps(torch.device("meta"), torch.float32))
+
+
+def test_a_state_that_is_handed_on_goes_on() -> None:
+    made = compiled(7, 6, "float64")
+    x = cases.noise(1, 3, STEPS, 49)
+    whole, final = made.states(x)
+    half, between = made.states(x[:, :2])
+    rest, end = made.states(x[:, 2:], between, 2)
+    hold(
+        {"outputs": whole, "h": final["h"]},
+        {"outputs": np.concatenate([half, rest], 1), "h": end["h"]},
+        "float64",
+    )
