@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO ?= runs/demo
 
-.PHONY: demo test reproduce search bench docs figures fuzz ranks torture drift lint check clean
+.PHONY: demo test test-lowest test-newest reproduce search bench docs figures fuzz ranks torture drift lint check clean
 
 $(READY): pyproject.toml setup.py backends/torch/fused/kernel.cpp backends/torch/convnet.cpp
 	$(PYTHON) -m venv $(VENV)
@@ -23,6 +23,11 @@ demo: $(READY)
 # All tests, a process a core, both backends required: a missing one is a failure, not a skip.
 test: $(READY)
 	FWT_REQUIRE_BACKENDS=torch,mlx FWT_OFFLINE=1 $(BIN)/python -m pytest -n logical --dist loadfile
+
+# The same with the lowest and the newest versions that pyproject.toml allows of what fwt names, in a
+# fresh environment outside of the tree; a part of it: TESTS='tests/test_gradients.py'
+test-lowest test-newest: $(READY)
+	$(BIN)/python -m tools.versions $(@:test-%=%) $(TESTS)
 
 # Every cell of both published tables, with the controls and the longer strings: many hours on two
 # cores. Stored runs are not run again; REPRODUCE='--out DIR' runs all of them here. FWT_DATA_DIR

@@ -17,7 +17,7 @@ from cli.running import Job, Place, Ready, Session
 from cli.screen import Screen
 from cli.signals import StopFlag
 from fwcore.errors import ConfigError, DivergedError
-from fwcore.runs import RunFolder, default_path
+from fwcore.runs import RunFolder, default_path, taken
 from fwcore.spec import RunSpec
 from fwcore.train import Hooks, Outcome, train_together
 from tasks.recipe import merge
@@ -71,11 +71,11 @@ def _folders(members: Sequence[Member], out: Path | None, root: Path, name: str)
     """
     paths = [default_path(root, each.job.spec, each.job.name, name) for each in members]
     paths = paths if out is None else [out / path.name for path in paths]
-    taken = [path for path in paths if path.exists() and (path.is_file() or any(path.iterdir()))]
-    if taken:
+    there = [path for path in paths if taken(path)]
+    if there:
         raise ConfigError(
-            f"out: {len(taken)} of {len(paths)} folders exist, the first is {taken[0]}; go on with "
-            f"each alone: fwt train --resume {taken[0]}, or choose another folder with --out"
+            f"out: {len(there)} of {len(paths)} folders exist, the first is {there[0]}; go on with "
+            f"each alone: fwt train --resume {there[0]}, or choose another folder with --out"
         )
     made = zip(paths, members, strict=True)
     return [RunFolder.create(path, each.job.spec) for path, each in made]

@@ -32,6 +32,12 @@ def sweep(
             min=0, help="Times that a run goes on after a lost worker.", rich_help_panel="Cluster"
         ),
     ] = 3,
+    reconnect: Annotated[
+        float,
+        typer.Option(
+            min=0, help="Seconds that a lost scheduler is waited for.", rich_help_panel="Cluster"
+        ),
+    ] = 60.0,
     dry_run: options.DryRun = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -45,6 +51,6 @@ def sweep(
     from cli import sweeping
 
     sweeping.check_installed()
-    place = sweeping.Cluster(scheduler, workers, threads, retries)
+    place = sweeping.Cluster(scheduler, workers, threads, retries, reconnect)
     request = sweeping.Request(file, device, memory, data_dir, runs_dir, storage)
     sweeping.sweep(request, place, dry_run, as_json, quiet)

@@ -63,6 +63,7 @@ class Cluster:
     workers: int | None
     threads: int
     retries: int
+    reconnect: float
 
 
 def check_installed() -> None:
@@ -333,6 +334,7 @@ def _run(found: Sweep, searches: Mapping[str, Any], quiet: bool) -> dict[str, li
             workers=found.workers,
             threads_per_worker=cluster.threads,
             retries=cluster.retries,
+            patience=cluster.reconnect,
             watch=watch,
         ) as engine,
     ):

@@ -28,6 +28,10 @@ class ConfigError(FwtError):
     exit_code = 2
 
 
+class InUseError(ConfigError):
+    """Another process writes in the run folder."""
+
+
 class BackendError(FwtError):
     """A backend, device or number type is not there on this machine."""
 

@@ -116,11 +116,15 @@ def plan(form: str, batch: int, steps: int, size: int, inner: int) -> Plan:
 
 @dataclass(frozen=True)
 class Rates:
-    """decay (lambda) and rate (eta), as fixed numbers or as trained arrays of shape ()."""
+    """decay (lambda) and rate (eta), as fixed numbers or as trained arrays of shape ().
+
+    `log_decay` is the logarithm of a decay that is trained, whose own may be 0 or 1 in its type.
+    """
 
     ops: Ops
     decay: float | Array
     rate: float | Array
+    log_decay: Array | None = None
 
     def weights(self, ages: Sequence[int]) -> Array:
         """Rate * decay**age for each age, shape (len(ages),): the lambda^(t-tau) of eq. 4."""
@@ -133,7 +137,8 @@ class Rates:
         exponents = np.asarray(ages, dtype=np.float64)
         if isinstance(self.decay, float):
             return self.ops.constant(self.decay**exponents)
-        return self.ops.exp(self.ops.log(self.decay) * self.ops.constant(exponents))
+        log_decay = self.ops.log(self.decay) if self.log_decay is None else self.log_decay
+        return self.ops.exp(log_decay * self.ops.constant(exponents))
 
 
 class Memory(Protocol):

@@ -20,7 +20,7 @@ import pydantic
 
 from fwcore import checkpoint, files
 from fwcore.checkpoint import Checkpoint, Progress
-from fwcore.errors import CheckpointError, ConfigError, DivergedError, FileError
+from fwcore.errors import CheckpointError, ConfigError, DivergedError, FileError, InUseError
 from fwcore.frozen import Frozen
 from fwcore.params import not_finite
 from fwcore.spec import Count, NonNegative, RunSpec
@@ -154,7 +154,7 @@ class RunFolder:
         """Take the run for this process, and tidy up after one that was killed in it.
 
         Raises:
-            ConfigError: another process has it.
+            InUseError: another process has it.
             FileError: it cannot be written, or what is written would land elsewhere.
         """
         for name in WRITTEN:
@@ -176,7 +176,7 @@ class RunFolder:
         try:
             self._lock.acquire(timeout=0)
         except filelock.Timeout:
-            raise ConfigError(
+            raise InUseError(
                 f"out: {self.path} is in use by another process; wait for it or use another folder"
             ) from None
         except OSError as error:
@@ -376,12 +376,19 @@ class RunFolder:
         self.write_json("DONE", dict(result))
 
 
-def _refuse_used(path: Path) -> None:
-    """Raise ConfigError if a path holds more than a lock and a first file never finished."""
+def taken(path: Path) -> bool:
+    """Whether a path holds more than a lock and a first file never finished."""
     if not path.exists():
-        return
+        return False
     begun = (path / LOCK, checkpoint.partial_of(path / "spec.json"))
-    if not path.is_dir() or any(each not in begun or each.is_symlink() for each in path.iterdir()):
+    return not path.is_dir() or any(
+        each not in begun or each.is_symlink() for each in path.iterdir()
+    )
+
+
+def _refuse_used(path: Path) -> None:
+    """Raise ConfigError if a path is taken."""
+    if taken(path):
         raise ConfigError(
             f"out: {path} exists; go on with: fwt train --resume {path}, "
             "or choose another folder with --out"

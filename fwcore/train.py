@@ -107,7 +107,9 @@ def _measured(
     for first in range(0, count, batch):
         before_batch()
         rows = slice(first, first + batch)
-        sums += models.evaluate(split.inputs[rows], split.targets[rows])
+        # NumPy would warn of each product that overflows; the loss is then no number, which is told
+        with np.errstate(over="ignore", invalid="ignore"):
+            sums += models.evaluate(split.inputs[rows], split.targets[rows])
     return [
         {"loss": loss / count, "error_pct": 100 * wrong / count, "examples": count}
         for loss, wrong in sums.tolist()

@@ -1,6 +1,7 @@
 """Jobs on a Dask cluster: reused where finished, retried where a worker died, stopped by a signal.
 
-A batch of jobs is one task. The cluster is that of this process, or one that exists.
+A batch of jobs is one task. The cluster is that of this process, or one that exists; if the
+scheduler of that one is lost, it is waited for, and what has not ended is given to it again.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from concurrent.futures import CancelledError
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
 import dask
@@ -25,7 +28,9 @@ from sweeps.jobs import Ended, Job, Outcome, Work, finished
 
 TICK = 0.25  # seconds between two looks at the stop flag
 ASK = 1.0  # seconds between two requests to stop; a process may have started in between
-CONNECT = "10s"  # how long an existing scheduler may take to answer
+CONNECT = 10.0  # seconds that an existing scheduler may take to answer
+PATIENCE = 60.0  # seconds within which one that was lost must be back
+TRY = 2.0  # of them for one attempt; between two, signals are looked at
 
 
 class Watch(Protocol):
@@ -33,6 +38,10 @@ class Watch(Protocol):
 
     def opened(self, text: str) -> None:
         """The cluster is there; `text` says where, and where to look at it."""
+        ...
+
+    def lost(self, text: str) -> None:
+        """The scheduler was lost; `text` says which, and how long it is waited for."""
         ...
 
     def told(self, jobs: Sequence[Job], line: dict[str, Any]) -> None:
@@ -48,6 +57,23 @@ class Watch(Protocol):
         ...
 
 
+@dataclass
+class _Batch:
+    """Jobs that are one task.
+
+    Attributes:
+        jobs: those of them that have not ended.
+        attempts: how often they were begun.
+        losses: how often a scheduler lost them.
+        begun: whether the present attempt has been begun.
+    """
+
+    jobs: Sequence[Job]
+    attempts: int = 0
+    losses: int = 0
+    begun: bool = False
+
+
 class Engine:
     """A cluster and the batches it is given; a context manager.
 
@@ -59,8 +85,9 @@ class Engine:
         workers: how many processes are started here.
         threads_per_worker: threads of each for its arithmetic. It trains one batch at a time.
         retries: how often a batch is tried again when its worker died or an error came that is
-            none of the product's own; on an existing cluster the scheduler's `allowed-failures`
-            decides about workers that died.
+            none of the product's own, or when its scheduler was lost; on an existing cluster the
+            scheduler's `allowed-failures` decides about workers that died.
+        patience: seconds within which a scheduler that was lost must be back.
         watch: see its class.
     """
 
@@ -73,17 +100,18 @@ class Engine:
         threads_per_worker: int,
         retries: int,
         watch: Watch,
+        patience: float = PATIENCE,
     ) -> None:
         self._work, self._scheduler, self._watch = work, scheduler, watch
         self._workers, self._threads, self._retries = workers, threads_per_worker, retries
+        self._patience = patience
         self._token = f"fwt-{uuid.uuid4().hex}"
         self._stack = ExitStack()
         self._client: Client | None = None
         self._news: queue.SimpleQueue[Any] = queue.SimpleQueue()  # futures and events, as they come
         self._ready: list[Outcome] = []
-        self._running: dict[str, tuple[Future[Any], Sequence[Job]]] = {}
-        self._attempts: dict[str, int] = {}
-        self._waiting: deque[Sequence[Job]] = deque()
+        self._running: dict[str, tuple[Future[Any], _Batch]] = {}
+        self._waiting: deque[_Batch] = deque()
 
     def __enter__(self) -> Self:
         return self
@@ -107,32 +135,39 @@ class Engine:
                 else:
                     self._ready.append(Outcome(job, *ended, attempts=0, reused=True))
             if left:
-                self._waiting.append(left)
+                self._waiting.append(_Batch(left))
         self._fill()
 
     def _fill(self) -> None:
         """Give every worker a batch, and no second one: it might wait there beside an idle one."""
         if not self._waiting:
             return
-        client = self._client or self._open()
-        room = max(1, sum(client.nthreads().values())) - len(self._running)
+        client = self._client or self._open(CONNECT)
+        try:
+            threads = sum(client.nthreads().values())
+        except OSError:
+            if self._scheduler is None:
+                raise
+            self._rejoin()
+            return
+        room = max(1, threads) - len(self._running)
         for _ in range(min(room, len(self._waiting))):
             self._begin(client, self._waiting.popleft())
 
-    def _begin(self, client: Client, jobs: Sequence[Job]) -> None:
-        key = f"{jobs[0].folder.name}-{uuid.uuid4().hex}"
-        self._attempts[key] = 0
+    def _begin(self, client: Client, batch: _Batch) -> None:
+        batch.begun = False
+        key = f"{batch.jobs[0].folder.name}-{uuid.uuid4().hex}"
         future = client.submit(
             worker.perform,
             self._work,
-            jobs,
+            batch.jobs,
             self._token,
             key,
             key=key,
             pure=False,
             retries=self._retries,
         )
-        self._running[key] = future, jobs
+        self._running[key] = future, batch
         future.add_done_callback(self._news.put)
 
     def outcomes(self) -> Iterator[Outcome]:
@@ -140,6 +175,7 @@ class Engine:
 
         Raises:
             Interrupted: the watch asked to stop; what ran was saved.
+            BackendError: the scheduler was lost, and was not back in time.
         """
         while self._ready or self._running or self._waiting:
             self._stop_if_asked()
@@ -160,36 +196,96 @@ class Engine:
         if not isinstance(found, Future):
             self._tell(found)
         elif found.key in self._running:
-            future, jobs = self._running.pop(found.key)
-            attempts = max(1, self._attempts[found.key])
-            given = zip(jobs, _ended(future, jobs), strict=True)
-            self._ready += [Outcome(job, *how, attempts, reused=False) for job, how in given]
+            future, batch = self._running[found.key]
+            ended = _ended(future, batch.jobs)
+            if ended is None and self._scheduler is not None:
+                self._rejoin()
+                return
+            del self._running[found.key]
+            for job, how in zip(batch.jobs, ended or _lost(batch), strict=True):
+                self._ready.append(Outcome(job, *how, max(1, batch.attempts), reused=False))
             self._fill()
 
     def _tell(self, line: dict[str, Any]) -> None:
         key = line.pop("key")
         if key in self._running:
-            self._attempts[key] += not line["split"]
-            self._watch.told(self._running[key][1], line)
+            batch = self._running[key][1]
+            if not line["split"]:
+                batch.attempts, batch.begun = batch.attempts + 1, True
+            self._watch.told(batch.jobs, line)
 
-    def _open(self) -> Client:
-        """Start or join the cluster."""
-        self._client = client = self._join() if self._scheduler else self._start()
+    def _rejoin(self) -> None:
+        """Wait for a scheduler that was lost, or dropped what ran; give it all of that again.
+
+        Its workers save what runs when they lose it: see `sweeps.worker`.
+        """
+        lost, self._client = self._client, None
+        self._take_back()
+        if lost is not None:
+            with suppress(OSError):
+                lost.close()
+        self._watch.lost(f"{self._scheduler}; waiting for it, at most {self._patience:g} s")
+        limit = time.monotonic() + self._patience
+        while self._client is None:
+            self._stop_if_asked()
+            try:
+                self._open(TRY)
+            except BackendError as error:
+                if time.monotonic() > limit:
+                    raise BackendError(
+                        f"--scheduler: expected the lost one at {self._scheduler!r} back within "
+                        f"{self._patience:g} s, got none; its workers save what runs when they "
+                        "lose it; start it and them again, and the same command goes on"
+                    ) from error
+        self._fill()
+
+    def _take_back(self) -> None:
+        """What ran is to be begun again, but what ended without being told."""
+        for _, batch in reversed(self._running.values()):
+            batch.losses += 1
+            left = []
+            for job in batch.jobs:
+                ended = finished(job)
+                if ended is None and batch.losses > self._retries:
+                    (ended,) = _lost(_Batch([job], losses=batch.losses))
+                if ended is None:
+                    left.append(job)
+                else:
+                    attempts = max(1, batch.attempts)
+                    self._ready.append(Outcome(job, *ended, attempts, reused=False))
+            if left:
+                batch.jobs = left
+                self._waiting.appendleft(batch)
+        self._running.clear()
+
+    def _open(self, timeout: float) -> Client:
+        """Start or join the cluster. Raises BackendError if there is none to join."""
+        client = self._join(timeout) if self._scheduler else self._start()
         client.subscribe_topic(self._token, lambda event: self._news.put(event[1]))
-        info = client.scheduler_info(n_workers=-1)
+        try:
+            info = client.scheduler_info(n_workers=-1)
+        except OSError as error:
+            raise self._missing(error) from error
+        self._client = client
         shown = importlib.util.find_spec("bokeh") is not None
         where = client.dashboard_link if shown else "none; pip install bokeh"
         self._watch.opened(f"{info['address']}, {len(info['workers'])} workers; dashboard {where}")
         return client
 
-    def _join(self) -> Client:
+    def _join(self, timeout: float) -> Client:
+        # what becomes of the connection is told by the watch and by what is raised
+        for name in ("distributed", "distributed.client"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         try:
-            client: Client = self._stack.enter_context(Client(self._scheduler, timeout=CONNECT))
+            client: Client = self._stack.enter_context(Client(self._scheduler, timeout=timeout))
         except (OSError, ValueError) as error:
-            raise BackendError(
-                f"--scheduler: expected a Dask scheduler at {self._scheduler!r}, got none: {error}"
-            ) from error
+            raise self._missing(error) from error
         return client
+
+    def _missing(self, error: Exception) -> BackendError:
+        return BackendError(
+            f"--scheduler: expected a Dask scheduler at {self._scheduler!r}, got none: {error}"
+        )
 
     def _start(self) -> Client:
         """Processes of this machine, with their threads bounded before a framework is imported."""
@@ -219,18 +315,18 @@ class Engine:
         number = self._watch.stop()
         if number is None:
             return
-        begun = {key for key, count in self._attempts.items() if count and key in self._running}
         if self._client is not None:
-            others = [future for key, (future, _) in self._running.items() if key not in begun]
-            self._client.cancel(others)
-            self._await(self._client, begun, number)
+            begun = [future for future, batch in self._running.values() if batch.begun]
+            others = [future for future, batch in self._running.values() if not batch.begun]
+            with suppress(OSError):  # a scheduler that is lost: its workers save by themselves
+                self._client.cancel(others)
+                self._await(self._client, begun, number)
         raise Interrupted(
             f"stopped by signal {number}; what ran was saved; the same command goes on", number
         )
 
-    def _await(self, client: Client, begun: set[str], number: int) -> None:
+    def _await(self, client: Client, futures: Sequence[Future[Any]], number: int) -> None:
         """Wait until the batches that have begun are saved, or no worker is left."""
-        futures = [self._running[key][0] for key in begun]
         asked = 0.0
         while not all(future.done() for future in futures):
             if time.monotonic() - asked > ASK:
@@ -245,13 +341,21 @@ class Engine:
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
-def _ended(future: Future[Any], jobs: Sequence[Job]) -> Sequence[Ended]:
-    """What a batch came to."""
+def _lost(batch: _Batch) -> Sequence[Ended]:
+    """What is said of a batch that is not tried again."""
+    return [Ended(None, "the scheduler was lost, or dropped it")] * len(batch.jobs)
+
+
+def _ended(future: Future[Any], jobs: Sequence[Job]) -> Sequence[Ended] | None:
+    """What a batch came to; None if the scheduler was lost, or dropped it."""
     if future.cancelled():
-        return [Ended(None, "the scheduler was lost, or dropped it")] * len(jobs)
+        return None
     error = future.exception()
     if error is None:
-        found: Sequence[Ended] = future.result()
+        try:
+            found: Sequence[Ended] = future.result()
+        except (CancelledError, OSError):  # lost while the result was on its way
+            return None
         return found
     lines = str(error).strip().splitlines() or [""]
     return [Ended(None, f"{type(error).__name__}: {lines[0]}")] * len(jobs)

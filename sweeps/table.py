@@ -69,6 +69,10 @@ class Progress:
         """See `Watch`."""
         self._say(f"scheduler {text}")
 
+    def lost(self, text: str) -> None:
+        """See `Watch`."""
+        self._say(f"lost      {text}")
+
     def stop(self) -> int | None:
         """See `Watch`."""
         return self._stop()

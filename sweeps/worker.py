@@ -6,16 +6,21 @@ Also a preload module of Dask (`dask_setup`), for the processes that this produc
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Sequence
 from typing import Any
 
-from distributed import get_worker
+from distributed import Reschedule, Status, Worker, get_worker
 
-from fwcore.errors import FwtError, Interrupted
+from fwcore.errors import FwtError, Interrupted, InUseError
 from fwcore.train import Hooks
 from sweeps.jobs import Ended, Job, Work
 
 _stops: dict[str, int] = {}  # which sweeps were asked to stop, and by which signal
+
+LEAVING = (Status.closing, Status.closed, Status.failed)
+IN_USE = 60.0  # seconds that a run is waited for which another process has: it was lost, and saves
+TICK = 0.5  # seconds between two looks whether it still has
 
 TOLD = ("step", "split", "loss", "error_pct")  # of a line of metrics
 
@@ -47,6 +52,7 @@ def perform(work: Work, jobs: Sequence[Job], token: str, key: str) -> list[Ended
         How each job ended; None if it was asked to stop, and saved.
 
     Raises:
+        Reschedule: this process leaves the cluster, or the batch was taken from it; it is saved.
         Exception: what is no error of the product's own; it may pass when tried again.
     """
     worker = get_worker()
@@ -58,13 +64,40 @@ def perform(work: Work, jobs: Sequence[Job], token: str, key: str) -> list[Ended
             told |= {name: float(told[name]) for name in ("loss", "error_pct")}
             worker.log_event(token, {"key": key, **told})
 
+    def asked() -> int | None:
+        return _stops.get(token, signal.SIGTERM if _dropped(worker, key) else None)
+
     if token in _stops:
         return None
     worker.log_event(token, {"key": key, "split": "", "step": 0})
-    hooks = Hooks(on_metrics=tell, stop_signal=lambda: _stops.get(token))
     try:
-        return list(work(jobs, hooks))
+        return _worked(work, jobs, Hooks(on_metrics=tell, stop_signal=asked))
     except Interrupted:
+        if token not in _stops:
+            raise Reschedule from None
         return None
     except FwtError as error:
         return [Ended.by(error)] * len(jobs)
+
+
+def _dropped(worker: Worker, key: str) -> bool:
+    """Whether nobody waits for a batch any more: its scheduler or the sweep's process was lost.
+
+    The run would be begun elsewhere while it still goes on here.
+    """
+    task = worker.state.tasks.get(key)
+    return worker.status in LEAVING or (task is not None and task.state == "cancelled")
+
+
+def _worked(work: Work, jobs: Sequence[Job], hooks: Hooks) -> list[Ended]:
+    """The work, begun again while a process that lost a run of the batch saves it."""
+    limit = time.monotonic() + IN_USE
+    while True:
+        try:
+            return list(work(jobs, hooks))
+        except InUseError as error:
+            if (number := hooks.stop_signal()) is not None:
+                raise Interrupted(str(error), number) from error
+            if time.monotonic() > limit:
+                raise
+            time.sleep(TICK)

@@ -148,6 +148,10 @@ def test_arrays_of_every_stride_come_back_as_they_were(tmp_path):
     same(arrays, found)
 
 
+@pytest.mark.skipif(
+    safetensors.__version__.startswith(("0.5.", "0.6.", "0.7.")),
+    reason="before 0.8 it copied such an array itself",
+)
 def test_that_guard_is_needed():
     """What the library itself does with such an array; if this fails, it has been mended."""
     array = strided()["transposed"]

@@ -150,6 +150,19 @@ def test_a_folder_that_is_taken_stops_all_before_any_is_made(tmp_path: Path) -> 
     assert snapshot(tmp_path) == before
 
 
+def test_what_a_killed_process_left_of_a_first_file_takes_no_folder(tmp_path: Path) -> None:
+    need("torch")
+    lists = ("train", *SEEDS, "--seeds", "0-1", "--quiet", "--stop-after", 1)
+    good(*lists, "--out", tmp_path / "names")
+    folder = tmp_path / "many" / names(tmp_path / "names")[1]
+    folder.mkdir(parents=True)
+    (folder / ".lock").touch()
+    (folder / ".spec.json.partial").write_text("{")
+    good(*lists, "--out", tmp_path / "many")
+    assert names(tmp_path / "many") == names(tmp_path / "names")
+    assert (folder / "last").read_text() == "step-00000001\n"
+
+
 def test_memory_is_checked_for_all_members(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     kind = type(need("torch"))
     monkeypatch.setattr(kind, "memory_bytes", lambda self, device: 20_000_000)

@@ -150,6 +150,20 @@ def test_the_wrong_launcher_is_named(monkeypatch):
         check_launcher("mlx")
 
 
+def test_what_gloo_says_of_its_connections_is_no_result(monkeypatch, capfd):
+    need("torch")
+    from backends.torch import ranks
+
+    told = {"init_process_group": lambda *_, **__: os.write(1, b"[Gloo] connected\n")}
+    told |= {"get_rank": lambda: 0, "get_world_size": lambda: 2}
+    for name, fake in told.items():
+        monkeypatch.setattr(ranks.distributed, name, fake)
+    monkeypatch.setattr(ranks.atexit, "register", lambda _: None)
+    ranks.TorchRanks()
+    os.write(1, b"result\n")
+    assert capfd.readouterr() == ("result\n", "[Gloo] connected\n")
+
+
 def test_lists_are_for_one_process(monkeypatch, tmp_path):
     backend = need("torch")
     monkeypatch.setattr(type(backend), "ranks", lambda self: Pair(0, 0.0))

@@ -189,6 +189,24 @@ def test_a_test_split_that_overflows_ends_no_run_and_is_written_nowhere(
             train.measure(models.model, given.test)
 
 
+def test_weights_that_overflow_are_one_line_on_every_backend(
+    tmp_path: Path, backend: Backend
+) -> None:
+    """NumPy warns of each product that is no number; what is said is that the loss is none."""
+    run = tmp_path / "run"
+    lasts = ("--model", "irnn", "--stop-after", "1", "--backend", "torch", "--quiet")
+    good("train", *TINY, *lasts, "--out", run)
+    (point,) = (run / "checkpoints").glob("*1")
+    found = checkpoint.read(point)
+    assert found.moments is not None
+    # a float64 forward pass overflows too
+    weights = {name: 1e38 * np.ones_like(array) for name, array in found.params.items()}
+    checkpoint.remove(point)
+    checkpoint.write(point, found.spec, weights, found.moments, found.progress)
+    words = ["evaluate: expected a finite loss", "an earlier step"]
+    refused(5, words, "eval", point, "--backend", backend.name)
+
+
 @pytest.mark.parametrize("name", ["m.core.w", "v.core.w"])
 def test_a_moment_that_is_no_number_is_never_saved(name: str, tmp_path: Path) -> None:
     """Else the last checkpoint would be one that cannot be read."""
@@ -338,6 +356,37 @@ def differences(loss: Callable[[Any], float], params: dict[str, Array], key: str
             sides.append(loss({**params, key: array}))
         found[at] = (sides[0] - sides[1]) / 2e-6
     return found
+
+
+LOGITS = (-200.0, -100.0, 0.0, 50.0, 200.0)
+
+
+@pytest.mark.parametrize("logit", LOGITS)
+def test_a_trained_decay_at_the_ends_of_its_range_is_one_memory_in_every_form(
+    logit: float, engine: Engine
+) -> None:
+    """In float32 the sigmoid of -100 is 0 to every arithmetic that has no denormal numbers."""
+    core = {"kind": "fast-weights", "size": 5, "rate": 0.3, "trained": True}
+    spec = cases.core_only(core, INPUTS)
+    params = cases.params_of(spec) | {"core.decay_logit": np.array(logit)}
+    x, targets = cases.noise(1, 2, 40, INPUTS), np.array([0, 1])  # with borders in every form
+    want, states = cases.oracle_core(spec.core)(params, x)
+    trains = engine.name in backends.TRAINING_ORDER
+    slopes: dict[str, Array] = {}
+    for form in (*REAL_FORMS, *(["fused"] if trains else [])):
+        made = engine.compile(spec, params, form)
+        got, final = made.states(x)
+        assert_close(form, want, got, "outputs", engine.dtype, "oracle")
+        for key, array in final.items():
+            assert_close(f"{form} {key}", states[key], array, "states", engine.dtype, "oracle")
+        found = made.gradients(x, targets)[1] if trains else {}
+        slopes = slopes or found  # of the matrix: eq. 1 as it is written
+        scale = max((float(np.abs(array).max()) for array in slopes.values()), default=0.0)
+        for key, array in found.items():
+            assert_close(
+                f"{form} {key}", slopes[key], array, "gradients", engine.dtype, "self", scale
+            )
+    assert not trains or (abs(float(slopes["core.decay_logit"])) > 1e-3) == (logit == 0)
 
 
 # --- few examples, and none ---------------------------------------------------------------

@@ -201,7 +201,7 @@ def _member(case: Case, arrays: dict[str, Array], p: int) -> dict[str, Array]:
     pre = torch.stack([z[:, t] + before[t] @ slow[t].T for t in range(case.steps)], 1)
     wanted = [z, *weights.values()]
     found = torch.autograd.grad(loss, wanted, allow_unused=True, materialize_grads=True)
-    dz, dw, dw_int, dgain, dbias, dlogit, dlog = (gradient.numpy() for gradient in found)
+    dz, dw, dw_int, dgain, dbias, dlogit, dlog = (each.detach().numpy() for each in found)
     return {
         "out": states.detach().numpy(),
         "pre": pre.detach().numpy(),

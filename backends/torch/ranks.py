@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import numpy as np
@@ -24,7 +27,8 @@ class TorchRanks:
 
     def __init__(self) -> None:
         links = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        distributed.init_process_group(links, timeout=SILENCE)
+        with _told_on_stderr():
+            distributed.init_process_group(links, timeout=SILENCE)
         atexit.register(distributed.destroy_process_group)
         self.number, self.count = distributed.get_rank(), distributed.get_world_size()
 
@@ -38,6 +42,19 @@ class TorchRanks:
     def broken(self, error: RuntimeError) -> bool:
         """See `Ranks.broken`."""
         return any(sign in str(error).lower() for sign in SIGNS)
+
+
+@contextmanager
+def _told_on_stderr() -> Iterator[None]:
+    """PyTorch 2.9's gloo prints its connections on stdout, where only results belong."""
+    sys.stdout.flush()
+    stdout = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)
 
 
 def launched() -> int:

@@ -24,6 +24,9 @@ from fwcore.memory import HistoryMemory, Memory, Plan, Rates
 from fwcore.ops import Array, Ops
 from fwcore.params import Param, constant, identity, layer_norm, uniform
 
+# of a trained decay, by which fused cores divide; 1 + it is 1 in every number type
+LEAST_DECAY = 1e-30
+
 Step = Annotated[int, pydantic.Field(ge=0)]
 
 
@@ -158,7 +161,11 @@ def rates(ops: Ops, spec: Spec, p: Weights) -> Rates:
     `core.decay` and `core.rate` of shape ().
     """
     if spec.trained:
-        return Rates(ops, ops.sigmoid(p["core.decay_logit"]), ops.exp(p["core.log_rate"]))
+        logit = p["core.decay_logit"]
+        # log(sigmoid(x)) = -log(1 + exp(-x)), a number also where sigmoid(x) is rounded to 0
+        log_decay = -ops.logsumexp(ops.stack([0.0 * logit, -logit], -1))
+        decay = LEAST_DECAY + ops.relu(ops.sigmoid(logit) - LEAST_DECAY)
+        return Rates(ops, decay, ops.exp(p["core.log_rate"]), log_decay)
     return Rates(ops, p.get("core.decay", spec.decay), p.get("core.rate", spec.rate))
 
 
