@@ -55,6 +55,7 @@ CONTROLS: tuple[tuple[str, str, Point], ...] = (
 )
 
 HARDER_PAIRS, HARDER_SIZES = (8, 16), (50, 100)
+HARDER_EPOCHS = 20  # of every model: some recipes' passes over longer strings would take hours
 
 QUICK_SIZE = 50
 # passes over the data that show the order of the models; glimpses are those of the bundled subset
@@ -196,10 +197,11 @@ class Cells:
     def _harder(self) -> list[Cell]:
         if self.task != "retrieval":
             return []
+        longer = [{"task.pairs": k, "train.epochs": HARDER_EPOCHS} for k in HARDER_PAIRS]
         return [
             cell
-            for pairs, size, model in product(HARDER_PAIRS, HARDER_SIZES, self.models)
-            for cell in self._on_each("harder", model, size, {"task.pairs": pairs}, (0,), model)
+            for point, size, model in product(longer, HARDER_SIZES, self.models)
+            for cell in self._on_each("harder", model, size, point, (0,), model)
             if cell.backend == "torch"
         ]
 
