@@ -198,7 +198,7 @@ def test_the_command_gives_the_setting_that_was_chosen(tmp_path, monkeypatch):
     "train.beta2" = [0.9]
     """.replace('    trained = "none"\n', "")
     request = sweeping.Request(write(tmp_path, HEAD + text), "cpu", "auto", None, tmp_path, None)
-    found = sweeping.Sweep(request, sweeping.Cluster(None, 1, 1, 0))
+    found = sweeping.Sweep(request, sweeping.Cluster(None, 1, 1, 0, 60.0))
     for group in found.plan.groups:
         for setting in group.settings:
             words = shlex.split(found.command(group, setting))
