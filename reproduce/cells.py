@@ -197,7 +197,8 @@ class Cells:
     def _harder(self) -> list[Cell]:
         if self.task != "retrieval":
             return []
-        longer = [{"task.pairs": k, "train.epochs": HARDER_EPOCHS} for k in HARDER_PAIRS]
+        passes = {"train.epochs": HARDER_EPOCHS, "train.steps": None}
+        longer = [{"task.pairs": pairs, **passes} for pairs in HARDER_PAIRS]
         return [
             cell
             for point, size, model in product(longer, HARDER_SIZES, self.models)
