@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -142,6 +143,16 @@ def computed(path: Path, inputs: Any) -> tuple[Checkpoint, Trace]:
     return found, backends.load("numpy").compile(found.spec.model, found.params).trace(inputs[None])
 
 
+@pytest.mark.parametrize(("by", "t", "now"), [(1, 1, 2), (-1, 1, 0), (-1, 0, 0), (1, 3, 3)])
+def test_a_step_stays_within_the_sequence(by, t, now, monkeypatch):
+    pytest.importorskip("gradio")
+    from demo import page
+
+    monkeypatch.setattr(page.view, "frame", lambda story, t: f"frame {t}")
+    story = SimpleNamespace(last=3)
+    assert page._mover(by)(story, t) == (now, f"frame {now}")
+
+
 def percents(found: Checkpoint, h: Any) -> Any:
     """The head, written out: probabilities in percent of states (n, R)."""
     p = {name: array.astype(np.float64) for name, array in found.params.items()}
@@ -179,7 +190,8 @@ def test_each_time_step_of_a_string_is_what_the_network_computed(browser, served
             assert shown["weights"] == told
             share = 1 - pixels(shown["matrix"])[:, :, 0] / 255
             np.testing.assert_allclose(share, matrices[t] / matrices.max(), atol=0.5 / 255 + 1e-9)
-            panel.get_by_role("button", name="Back").click()
+            if t > 0:
+                panel.get_by_role("button", name="Back").click()
         panel.get_by_role("button", name="Next").click()
         assert at(panel, 1)["now"] == 1
         panel.get_by_role("spinbutton").fill("5")
