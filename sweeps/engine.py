@@ -31,6 +31,7 @@ ASK = 1.0  # seconds between two requests to stop; a process may have started in
 CONNECT = 10.0  # seconds that an existing scheduler may take to answer
 PATIENCE = 60.0  # seconds within which one that was lost must be back
 TRY = 2.0  # of them for one attempt; between two, signals are looked at
+LOST = Ended(None, "the scheduler was lost, or dropped it")  # of what is not tried again
 
 
 class Watch(Protocol):
@@ -202,7 +203,7 @@ class Engine:
                 self._rejoin()
                 return
             del self._running[found.key]
-            for job, how in zip(batch.jobs, ended or _lost(batch), strict=True):
+            for job, how in zip(batch.jobs, ended or [LOST] * len(batch.jobs), strict=True):
                 self._ready.append(Outcome(job, *how, max(1, batch.attempts), reused=False))
             self._fill()
 
@@ -247,7 +248,7 @@ class Engine:
             for job in batch.jobs:
                 ended = finished(job)
                 if ended is None and batch.losses > self._retries:
-                    (ended,) = _lost(_Batch([job], losses=batch.losses))
+                    ended = LOST
                 if ended is None:
                     left.append(job)
                 else:
@@ -339,11 +340,6 @@ class Engine:
 
 # what bounds the threads of OpenMP, MKL, OpenBLAS and Accelerate
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
-
-
-def _lost(batch: _Batch) -> Sequence[Ended]:
-    """What is said of a batch that is not tried again."""
-    return [Ended(None, "the scheduler was lost, or dropped it")] * len(batch.jobs)
 
 
 def _ended(future: Future[Any], jobs: Sequence[Job]) -> Sequence[Ended] | None:

@@ -30,6 +30,16 @@ TINY = (
     "--task", "retrieval", "--size", "4", "--batch-size", "32", "--lr", "0.001", "--schedule",
     "constant", "--steps", "6", *SMALL,
 )  # fmt: skip
+# runs as small in a sweep file, without their length
+TINY_BASE = """
+[base]
+"task.train" = 256
+"task.val" = 64
+"task.test" = 64
+size = 4
+batch_size = 32
+schedule = "constant"
+"""
 
 
 @dataclass(frozen=True)

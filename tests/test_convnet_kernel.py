@@ -152,15 +152,17 @@ def test_gradcheck() -> None:
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # of opcheck's own copies
 def test_opcheck() -> None:
+    from torch import library
+
     from backends.torch.convnet import pooled_convolution, pooled_convolution_backward
 
     given = distinct(7, 5, 3)
-    assert set(torch.library.opcheck(pooled_convolution, given).values()) == {"SUCCESS"}
+    assert set(library.opcheck(pooled_convolution, given).values()) == {"SUCCESS"}
     pictures, weight, _ = (array.detach() for array in given)
     out, winners = pooled_convolution(*(array.detach() for array in given))
     for seen in (False, True):
         back = [torch.ones_like(out), pictures, weight, winners, seen]
-        assert set(torch.library.opcheck(pooled_convolution_backward, back).values()) == {"SUCCESS"}
+        assert set(library.opcheck(pooled_convolution_backward, back).values()) == {"SUCCESS"}
 
 
 @pytest.mark.parametrize("shared", [False, True])

@@ -21,24 +21,17 @@ from fwcore.train import Hooks
 from sweeps.jobs import Outcome
 from sweeps.result import Tried
 from tests.browser import DESKTOP, PHONE, Seen, visit
-from tests.cli_tools import TINY, clean_environment, good, refused
+from tests.cli_tools import TINY, TINY_BASE, clean_environment, good, refused
 from tests.conftest import need
 
 BOTH = ("--backends", "numpy,torch")
 TRAINED = ("--backend", "torch", "--quiet", "--eval-every", 2)
 GLIMPSES = ("--task", "mnist-glimpse", "--dataset", "mnist-subset", "--size", 4, "--steps", 2)
-SWEEP = """
+SWEEP = f"""
 name = "tiny"
 task = "retrieval"
 backend = "torch"
-[base]
-"task.train" = 256
-"task.val" = 64
-"task.test" = 64
-size = 4
-batch_size = 32
-schedule = "constant"
-steps = 6
+{TINY_BASE}steps = 6
 eval_every = 2
 [axes]
 model = ["lstm", "irnn"]

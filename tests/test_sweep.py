@@ -23,6 +23,7 @@ from sweeps.engine import run_jobs
 from sweeps.jobs import Ended, Job, Outcome
 from tests.cli_tools import (
     ROOT,
+    TINY_BASE,
     Done,
     clean_environment,
     environment,
@@ -34,14 +35,7 @@ from tests.cli_tools import (
 from tests.conftest import need
 
 # 256 training strings in batches of 32: 8 updates an epoch
-BASE = """
-[base]
-"task.train" = 256
-"task.val" = 64
-"task.test" = 64
-size = 4
-batch_size = 32
-schedule = "constant"
+BASE = f"""{TINY_BASE}
 dropout = 0.1
 log_every = 1
 steps = 6

@@ -15,7 +15,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from tests.cli_tools import ROOT, Done, clean_environment, environment
+from tests.cli_tools import ROOT, TINY_BASE, Done, clean_environment, environment
 from tests.conftest import need
 
 STEPS = 60
@@ -26,14 +26,8 @@ SWEEP = f"""
 name = "tiny"
 task = "retrieval"
 backend = "mlx"
-[base]
+{TINY_BASE}
 model = "irnn"
-"task.train" = 256
-"task.val" = 64
-"task.test" = 64
-size = 4
-batch_size = 32
-schedule = "constant"
 log_every = 5
 steps = {STEPS}
 eval_every = 20
