@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +23,13 @@ import numpy as np
 import backends
 from fwcore import model
 from fwcore.cells import presets
+from fwcore.checkpoint import write_text
 from fwcore.flow import loss_gradients
 from fwcore.params import initialise
 from fwcore.rng import Stream
 from fwcore.runs import find_checkpoint
 from fwcore.spec import ModelSpec
+from tools.outcome import place
 
 BATCH, INPUTS, SIZE = 2, 8, 16
 LONG, SHORT = 4096, 256  # time steps of outputs and states; of gradients
@@ -165,8 +165,7 @@ def measured() -> dict[str, Any]:
         "rows": found,
         "zero_in_float16": {one.name: lost_in_float16(one) for one in subjects()},
         "seconds": round(time.monotonic() - began, 1),
-        "versions": {name: version(name) for name in ("fwt", "numpy", "torch", "mlx")},
-        "platform": f"{platform.system()} {platform.machine()}",
+        **place(("fwt", "numpy", "torch", "mlx")),
     }
 
 
@@ -177,7 +176,7 @@ def main() -> None:
     asked = parser.parse_args()
     result = measured()
     if asked.out is not None:
-        asked.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_text(asked.out, json.dumps(result, indent=1) + "\n")
     print(table(result), end="")
 
 
