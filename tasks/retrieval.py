@@ -43,6 +43,9 @@ class Spec(TaskSpec):
         test: test strings.
         data_seed: seed of the strings; apart from the seed of the weights, so that several
             runs can share one dataset.
+        renamings: the training split holds every string so many times more, each time with its
+            letters and digits renamed at random, which asks the same of the memory; 0 leaves it as
+            it is. The other splits are never renamed.
     """
 
     kind: Literal["retrieval"] = "retrieval"
@@ -51,6 +54,7 @@ class Spec(TaskSpec):
     val: Count = 10_000
     test: Count = 20_000
     data_seed: int = 0
+    renamings: int = Field(default=0, ge=0, le=1000)
 
     @field_validator("pairs")
     @classmethod
@@ -92,6 +96,39 @@ def generate(pairs: int, count: int, data_seed: int, split: str) -> Split:
     return Split(inputs, values[rows, asked])
 
 
+def renamed(strings: Split, times: int, data_seed: int) -> Split:
+    """Strings, and so many times each of them under other names.
+
+    A renaming is a random permutation of the letters and one of the digits, drawn for each string.
+
+    Args:
+        strings: N of them, as `generate` gives them.
+        times: V, how many renamings of each.
+        data_seed: the seed.
+
+    Returns:
+        inputs ((1 + V) N, T) and targets ((1 + V) N,): the strings as they are, then renaming by
+        renaming.
+    """
+    inputs, targets = [strings.inputs], [strings.targets]
+    count = len(strings.targets)
+    for turn in range(times):
+        letters = Stream(data_seed, "retrieval", "rename letters", turn)
+        digits = Stream(data_seed, "retrieval", "rename digits", turn)
+        figures = digits.permutations(count, len(DIGITS))
+        names = np.concatenate(
+            [
+                letters.permutations(count, len(LETTERS)),
+                FIRST_DIGIT + figures,
+                np.full((count, 1), SYMBOLS.index(MARK)),
+            ],
+            axis=1,
+        )  # (N, symbols): what each symbol of a string is called
+        inputs.append(np.take_along_axis(names, strings.inputs, axis=1))
+        targets.append(figures[np.arange(count), strings.targets])
+    return Split(np.concatenate(inputs), np.concatenate(targets))
+
+
 class Retrieval:
     """The retrieval task; the strings of a split are drawn when first asked for, and kept."""
 
@@ -128,7 +165,8 @@ class Retrieval:
     def data_bytes(self) -> int:
         """Bytes of all strings, and of the permutations that the largest split is drawn with."""
         sizes = (self.spec.train, self.spec.val, self.spec.test)
-        return 8 * (sum(sizes) * (self.shape.steps + 1) + max(sizes) * 2 * len(LETTERS))
+        strings = sum(sizes) + self.spec.train * self.spec.renamings
+        return 8 * (strings * (self.shape.steps + 1) + max(sizes) * 2 * len(LETTERS))
 
     def split(self, name: str) -> Split:
         """The strings of `train`, `val` or `test`: inputs (N, T) int64, targets (N,) int64.
@@ -139,7 +177,10 @@ class Retrieval:
         check_split(name)
         if name not in self._splits:
             sizes = {"train": self.spec.train, "val": self.spec.val, "test": self.spec.test}
-            self._splits[name] = generate(self.spec.pairs, sizes[name], self.spec.data_seed, name)
+            strings = generate(self.spec.pairs, sizes[name], self.spec.data_seed, name)
+            if name == "train" and self.spec.renamings:
+                strings = renamed(strings, self.spec.renamings, self.spec.data_seed)
+            self._splits[name] = strings
         return self._splits[name]
 
     def render(self, inputs: Array, target: int | None = None) -> str:

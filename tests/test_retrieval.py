@@ -72,6 +72,36 @@ def test_golden_strings(split: str, digest: str) -> None:
     assert hashlib.sha256(drawn.inputs.tobytes()).hexdigest() == digest
 
 
+def test_renamings_ask_the_same_under_other_names() -> None:
+    plain, more = (retrieval(train=2_000, val=30, test=40, renamings=turns) for turns in (0, 2))
+    strings, renamed = plain.split("train"), more.split("train")
+    assert np.array_equal(renamed.inputs[:2_000], strings.inputs)
+    assert np.array_equal(renamed.targets[:2_000], strings.targets)
+    for turn in (1, 2):
+        own = slice(2_000 * turn, 2_000 * (turn + 1))
+        for before, after, target in zip(
+            strings.inputs, renamed.inputs[own], renamed.targets[own], strict=True
+        ):
+            text = more.render(after, target)
+            more.parse(text.split(" ")[0])  # letters, digits and marks where they belong
+            assert text[-1] == text[text.index(text[10]) + 1]
+            same = [np.equal.outer(symbols, symbols) for symbols in (before, after)]
+            assert np.array_equal(*same), text  # one symbol, one name
+        for place, low, count in ((0, 0, 26), (1, 26, 10)):
+            found = np.bincount(renamed.inputs[own, place] - low, minlength=count)
+            assert len(found) == count, found
+            assert found.min() > 0.5 * 2_000 / count, found
+    parts = [renamed.inputs[2_000 * turn : 2_000 * (turn + 1)] for turn in range(3)]
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        agree = (parts[one][:, :8] == parts[other][:, :8]).mean(0)
+        assert agree.max() < 0.14, agree  # 1/26 and 1/10 by chance
+    for name in ("val", "test"):
+        assert np.array_equal(more.split(name).inputs, plain.split(name).inputs)
+    assert more.data_bytes - plain.data_bytes == 2 * (
+        strings.inputs.nbytes + strings.targets.nbytes
+    )
+
+
 def test_draws_are_uniform() -> None:
     drawn = generate(4, 20_000, 1, "train")
     digits = np.bincount(drawn.targets, minlength=10)
@@ -96,7 +126,7 @@ def test_shape_name_and_sizes() -> None:
 def test_defaults_are_the_papers() -> None:
     spec = tasks.parse({"kind": "retrieval"})
     sizes = {"pairs": 4, "train": 100_000, "val": 10_000, "test": 20_000, "data_seed": 0}
-    assert spec.json_data() == {"kind": "retrieval", **sizes}
+    assert spec.json_data() == {"kind": "retrieval", **sizes, "renamings": 0}
 
 
 def test_published_only_for_the_papers_strings() -> None:
@@ -156,6 +186,7 @@ def test_parse_names_the_mistake(text: str, words: list[str]) -> None:
     ("options", "words"),
     [
         ({"pairs": 27}, ["pairs=27", "at most 26", "letters are distinct"]),
+        ({"renamings": -1}, ["renamings", "greater than or equal to 0", "-1"]),
         ({"pairs": 0}, ["pairs=0", "at least 1"]),
         ({"train": 0}, ["train=0", "greater than or equal to 1"]),
         ({"val": -1}, ["val=-1", "greater than or equal to 1"]),
