@@ -70,6 +70,7 @@ def unroll(
     given: Weights | None = None,
     first: int = 0,
     project: Callable[..., Sequence[Array]] | None = None,
+    step: Callable[..., Any] | None = None,
 ) -> tuple[list[Array], Any]:
     """The time loop, written once for all cells.
 
@@ -78,7 +79,7 @@ def unroll(
         memory: the form of the fast memory.
         given: arrays of the start state by name; zeros where None or left out.
         first: number of the first time step, where x continues an earlier call.
-        project: in place of the cell's own `project`.
+        project, step: in place of the cell's own.
 
     Returns:
         The T outputs, each (B, R), and the final state.
@@ -87,7 +88,7 @@ def unroll(
     state = cell.start(ops, spec.core, p, x.shape[0], memory, given or {})
     outputs = []
     for t, z in enumerate((project or cell.project)(ops, spec.core, p, x, first)):
-        state = cell.step(ops, spec.core, p, z, state, first + t)
+        state = (step or cell.step)(ops, spec.core, p, z, state, first + t)
         outputs.append(state.output)
     return outputs, state
 

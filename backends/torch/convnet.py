@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, library
 
 from backends.torch.fused import cpu
+from backends.torch.mapped import one_by_one
 from backends.torch.ops import TorchOps
 from fwcore import model
 from fwcore.cells import convnet
@@ -53,14 +54,9 @@ def covers(core: CellSpec, ops: TorchOps) -> bool:
 
 def _run(direction: str, shape: Shape, dtype: torch.dtype, *tensors: Tensor | None) -> None:
     """Every block of glimpses, on as many threads as torch uses."""
-    call = cpu.entry(direction, dtype, LIBRARY)
-    pointers = [ctypes.c_void_p(None if t is None else t.data_ptr()) for t in tensors]
-
-    def part(start: int, end: int) -> None:
-        call(ctypes.byref(shape), ctypes.c_int64(start), ctypes.c_int64(end), *pointers)
-
     products = shape.count * shape.side**2 * convnet.KERNEL**2 * shape.size
-    cpu.spread(part, -(-shape.count // BLOCK), products)
+    call = cpu.entry(direction, dtype, LIBRARY)
+    cpu.run(call, shape, -(-shape.count // BLOCK), products, tensors)
 
 
 def _shape(pictures: Tensor, weight: Tensor) -> Shape:
@@ -74,9 +70,7 @@ def _empty(pictures: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tens
     Raises:
         TypeError: the arrays are not all of float32 or all of float64.
     """
-    types = [pictures.dtype, weight.dtype, bias.dtype]
-    if len(set(types)) > 1 or types[0] not in WORDS:
-        raise TypeError(f"{FORWARD}: expected arrays all of float32 or all of float64, got {types}")
+    cpu.one_type(FORWARD, pictures, weight, bias)
     count, inputs = pictures.shape
     _, pooled = convnet.sides(inputs)
     maxima, size = pooled**2, weight.shape[0]
@@ -142,20 +136,9 @@ def _differentiated(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | No
     return found[0] if seen else None, *found[1:]
 
 
-def _mapped(info: Any, axes: tuple[int | None, ...], *given: Tensor) -> Any:
-    """The members of a population, each with weights of its own, one after another."""
-    members = [
-        pooled_convolution(
-            *(a if d is None else a.select(d, i) for a, d in zip(given, axes, strict=True))
-        )
-        for i in range(info.batch_size)
-    ]
-    return tuple(torch.stack(parts) for parts in zip(*members, strict=True)), (0, 0)
-
-
 library.register_fake(FORWARD, _empty)
 library.register_fake(BACKWARD, _fake_backward)
-library.register_vmap(FORWARD, _mapped)
+library.register_vmap(FORWARD, partial(one_by_one, pooled_convolution))
 library.register_autograd(FORWARD, _differentiated, setup_context=_keep)
 
 

@@ -8,7 +8,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from backends.torch import convnet, fused, native
+from backends.torch import alstm, convnet, fused, native
 from backends.torch.ops import TorchOps
 from fwcore import model
 from fwcore.cells.base import CellSpec
@@ -21,7 +21,7 @@ def override(core: CellSpec, ops: TorchOps) -> ModuleType | None:
 
     Its `KERNEL` is its name, its `unroll` the time loop.
     """
-    return next((found for found in (native, convnet) if found.covers(core, ops)), None)
+    return next((found for found in (native, convnet, alstm) if found.covers(core, ops)), None)
 
 
 def time_loop(core: CellSpec, ops: TorchOps, memory: str) -> model.Unroll:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from backends.contract import Backend
-from backends.torch import convnet, fused
+from backends.torch import alstm, convnet, fused
 from backends.torch.denormals import flushed
 from backends.torch.graph import CudaRecorder, StepGraph
 from fwcore import model
@@ -103,8 +103,9 @@ class TorchPopulation:
         """That of a member alone if it can be mapped, else the equations; and its kernel."""
         if self._memory == "fused":
             return fused.unroll, fused.KERNELS[self._ops.device.type]
-        if convnet.covers(self.specs[0].core, self._ops):
-            return convnet.unroll, convnet.KERNEL
+        for found in (convnet, alstm):
+            if found.covers(self.specs[0].core, self._ops):
+                return found.unroll, found.KERNEL
         return model.unroll, "none"
 
     def _tensor(self, array: NumpyArray) -> Tensor:

@@ -16,7 +16,7 @@ redundant associative memory and of the associative LSTM, numbered here as above
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, reduce
 from operator import add
 from typing import Annotated, Any, Literal, NamedTuple
@@ -148,12 +148,13 @@ def start(
     return AssociativeState(h, Complex(given.get("c_real", zeros), given.get("c_imag", zeros)))
 
 
-def step(
-    ops: Ops, spec: Spec, p: Weights, z: Array, state: AssociativeState, t: int
-) -> AssociativeState:
-    """Equations 1 to 3."""
-    batch, half, copies = z.shape[0], spec.size // 2, spec.copies
-    gates, real, imag = ops.split(z + state.h @ p["core.wh"].T, 3)
+Associate = Callable[[Ops, Spec, Array, Complex], AssociativeState]
+
+
+def associate(ops: Ops, spec: Spec, pre: Array, old: Complex) -> AssociativeState:
+    """Equations 1 to 3 from `pre` = Wx x(t) + Wh h(t-1) + b (B, 9R/2) and the c_s(t-1)."""
+    batch, half, copies = pre.shape[0], spec.size // 2, spec.copies
+    gates, real, imag = ops.split(pre, 3)
     g_i, g_f, g_o = ops.split(ops.sigmoid(gates), 3)
     bounded = Complex(real, imag).bound(ops)  # eq. 1
     (u_real, *keys_real), (u_imag, *keys_imag) = (ops.split(part, 3) for part in bounded)
@@ -162,9 +163,26 @@ def step(
         keys.reshape(batch, 4, copies, half), 1
     )  # P_s r_i and P_s r_o, (B, N, R/2)
     value = Complex((g_i * u_real)[:, None], (g_i * u_imag)[:, None])
-    written, kept = Complex(in_real, in_imag).times(value), state.c.scaled(g_f[:, None])
+    written, kept = Complex(in_real, in_imag).times(value), old.scaled(g_f[:, None])
     c = Complex(kept.real + written.real, kept.imag + written.imag)  # eq. 2
     read = Complex(out_real, out_imag).times(c)
     mean = Complex(*(reduce(add, ops.unbind(part, 1)) * (1.0 / copies) for part in read))
     shown = mean.bound(ops).scaled(g_o)  # eq. 3
     return AssociativeState(ops.stack(shown, 1).reshape(batch, spec.size), c)
+
+
+def step(
+    ops: Ops,
+    spec: Spec,
+    p: Weights,
+    z: Array,
+    state: AssociativeState,
+    t: int,
+    associate: Associate = associate,
+) -> AssociativeState:
+    """Equations 1 to 3.
+
+    Args:
+        associate: the function of that name, or what a backend has in its place.
+    """
+    return associate(ops, spec, z + state.h @ p["core.wh"].T, state.c)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib.util import find_spec
@@ -75,18 +75,34 @@ def spread(part: Callable[[int, int], None], blocks: int, products: int) -> None
         future.result()
 
 
-def _run(direction: str, shape: Shape, blocks: int, tensors: list[Tensor]) -> None:
-    """Every block of sequences."""
-    call = entry(direction, tensors[0].dtype)
-    pointers = [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
+def run(
+    call: Call,
+    shape: ctypes.Structure,
+    blocks: int,
+    products: int,
+    tensors: Sequence[Tensor | None],
+) -> None:
+    """Call a function of a library for all blocks; see `spread`."""
+    pointers = [ctypes.c_void_p(None if t is None else t.data_ptr()) for t in tensors]
     where = ctypes.byref(shape)
 
     def part(first: int, last: int) -> None:
         call(where, ctypes.c_int64(first), ctypes.c_int64(last), *pointers)
 
-    spread(
-        part, blocks, blocks * shape.steps * shape.size * (shape.size + shape.inner * shape.steps)
-    )
+    spread(part, blocks, products)
+
+
+def one_type(operator: str, *tensors: Tensor) -> None:
+    """Refuse arrays that are not all of float32 or all of float64. Raises TypeError."""
+    got = [tensor.dtype for tensor in tensors]
+    if len(set(got)) > 1 or got[0] not in NAMES:
+        raise TypeError(f"{operator}: expected arrays all of float32 or all of float64, {got=}")
+
+
+def _run(direction: str, shape: Shape, blocks: int, tensors: list[Tensor]) -> None:
+    """Every block of sequences."""
+    products = blocks * shape.steps * shape.size * (shape.size + shape.inner * shape.steps)
+    run(entry(direction, tensors[0].dtype), shape, blocks, products, tensors)
 
 
 def forward(
