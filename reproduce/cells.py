@@ -197,7 +197,7 @@ class Cells:
     def _harder(self) -> list[Cell]:
         if self.task != "retrieval":
             return []
-        passes = {"train.epochs": HARDER_EPOCHS, "train.steps": None}
+        passes = {"train.epochs": HARDER_EPOCHS, "train.steps": None, "task.renamings": 0}
         longer = [{"task.pairs": pairs, **passes} for pairs in HARDER_PAIRS]
         return [
             cell

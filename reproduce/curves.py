@@ -138,9 +138,9 @@ def _harder(task: str, found: Sequence[Tally]) -> Figure:
     return Figure(
         f"{task}-harder.png",
         f"Longer strings, R = {sizes}",
-        f"Strings of K = 8 and 16 pairs, {HARDER_EPOCHS} passes for every model, and otherwise "
-        "the settings of the same R at K = 4, which were not searched again. Nothing is published "
-        "for them. The points at K = 4 are those of the table above.",
+        f"Strings of K = 8 and 16 pairs, {HARDER_EPOCHS} passes over them as they are for every "
+        "model, and otherwise the settings of the same R at K = 4, which were not searched again. "
+        "Nothing is published for them. The points at K = 4 are those of the table above.",
         "K, pairs in a string",
         "test error, %",
         "harder",
