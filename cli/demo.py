@@ -24,7 +24,7 @@ PAUSE = 0.1  # seconds between two looks for a signal
 def demo(
     checkpoints: Annotated[
         list[Path] | None,
-        typer.Argument(help="Runs or checkpoints; default: those of checkpoints/."),
+        typer.Argument(help="Runs or checkpoints; default: one of checkpoints/ for each task."),
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860,
@@ -78,7 +78,7 @@ def _check_free(host: str, port: int) -> None:
 
 
 def _shipped() -> list[Path]:
-    """The checkpoints that ship with the code.
+    """Of the checkpoints that ship with the code, the smallest with fast weights of each task.
 
     Raises:
         ConfigError: the working directory is no checkout.
@@ -93,7 +93,12 @@ def _shipped() -> list[Path]:
             f"demo: expected a checkpoint, or a checkout of fwt as the working directory, got "
             f"no {index}; name a run: fwt demo RUN"
         )
-    return [SHIPPED / name for name in read_object(index)]
+    smallest: dict[str, tuple[int, str]] = {}
+    for name, known in read_object(index).items():
+        if known["model"] == "fast-weights":
+            found = (known["size"], name)
+            smallest[known["task"]] = min(found, smallest.get(known["task"], found))
+    return [SHIPPED / name for _, name in smallest.values()]
 
 
 def _subject(path: Path, device: str) -> Subject:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
 import signal
 import socket
@@ -357,6 +358,20 @@ def test_inner_steps_and_stored_steps_are_told_apart():
         assert [float(w) for w in re.findall(r"<small>([^<]+)</small>", strip)] == pytest.approx(
             [look[1], look[3]], abs=0.0051
         )
+
+
+def test_of_what_is_shipped_the_smallest_with_fast_weights_of_each_task_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cli.demo import _shipped
+
+    monkeypatch.chdir(tmp_path)
+    Path("checkpoints").mkdir()
+    rows = [("a", "t", "lstm", 5), ("b", "t", "fast-weights", 50), ("c", "u", "fast-weights", 100),
+            ("d", "t", "fast-weights", 20), ("e", "u", "fast-weights", 200)]  # fmt: skip
+    index = {name: {"task": task, "model": model, "size": size} for name, task, model, size in rows}
+    Path("checkpoints/index.json").write_text(json.dumps(index))
+    assert _shipped() == [Path("checkpoints/d"), Path("checkpoints/c")]
 
 
 def test_what_cannot_be_served_is_one_line(tmp_path, monkeypatch):

@@ -36,6 +36,7 @@ def test_the_index_names_every_file_and_its_hash() -> None:
         for file, known in each["sha256"].items()
     }
     for name, each in KNOWN.items():
+        assert "optimizer.safetensors" not in each["sha256"]  # three times the size, for no answer
         assert {"model.safetensors", "spec.json", "metrics.jsonl", "run.json", "parity.json",
                 "README.md"} <= each["sha256"].keys()  # fmt: skip
         sizes = [(FOLDER / name / file).stat().st_size for file in each["sha256"]]

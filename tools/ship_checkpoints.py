@@ -25,7 +25,15 @@ from cli.opening import on_backend
 from cli.reproducing import cells_of
 from cli.verify import compared, number_type
 from fwcore.batches import Split
-from fwcore.checkpoint import Checkpoint, read, read_object, read_progress, sha256, write_text
+from fwcore.checkpoint import (
+    Checkpoint,
+    read,
+    read_object,
+    read_progress,
+    sha256,
+    write,
+    write_text,
+)
 from fwcore.errors import CheckFailed, ConfigError
 from fwcore.runs import RunFolder, default_path
 from reproduce.cells import PUBLISHED, Cell
@@ -73,13 +81,13 @@ def best_run(cell: Cell, runs_dir: Path) -> Path | None:
 
 
 def ship(cell: Cell, run: Path, folder: Path) -> Path:
-    """Copy a run's best checkpoint, its metrics and its environment."""
+    """Copy a run's best checkpoint but its optimiser's moments, its metrics and its environment."""
     best = RunFolder.open(run).best()
     if best is None:
         raise ConfigError(f"{run}: expected a run with a best checkpoint, got none")
     target = folder / f"{cell.task}-{cell.model}-r{cell.size}"
-    shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(best, target)
+    found = read(best)
+    write(target, found.spec, found.params, None, found.progress)
     for name in ("spec.json", "metrics.jsonl"):
         shutil.copyfile(run / name, target / name)
     sessions = [_placeless(each) for each in read_object(run / "run.json")["sessions"]]
@@ -233,8 +241,9 @@ def page(found: Mapping[str, Mapping[str, Any]]) -> str:
     table = "\n".join(rows)
     return f"""# Trained networks
 
-Each folder is a checkpoint as `fwt train` writes it, with the settings, the metrics and the
-environment of its run, a comparison of the backends and a card. Every backend opens it as it is:
+Each folder is a checkpoint as `fwt train` writes it, without the optimiser's moments, with the
+settings, the metrics and the environment of its run, a comparison of the backends and a card. Every
+backend opens it as it is:
 
 ```
 fwt eval checkpoints/retrieval-fast-weights-r20
