@@ -80,7 +80,7 @@ def page(chapters: Iterable[Chapter]) -> str:
 def _chapter(chapter: Chapter) -> list[str]:
     table = chapter.tallied("table")
     lines = [f"## {TITLES[chapter.task]}", "", *_sources(chapter.task), ""]
-    lines += [*overview(chapter.task, table), "", _mlx_note(chapter), ""]
+    lines += [*overview(chapter.task, table), "", _mlx_note(chapter), *_more_data(chapter), ""]
     lines += ["### Search", "", *search.lines(chapter.search, chapter.task), ""]
     lines += ["### Order of the models", "", *order_lines(chapter.task, table), ""]
     for figure in figures(chapter.task, chapter.cells, chapter.records):
@@ -108,6 +108,28 @@ def _mlx_note(chapter: Chapter) -> str:
     named = [cell for cell in chapter.cells if cell.backend == "mlx" and cell.named]
     names = ", ".join(cell.name for cell in named)
     return f"On MLX only these cells are run, with one seed, as rows of their own: {names}."
+
+
+MORE_DATA = {  # an option of a task -> what it makes of the training split
+    "renamings": "each string {0} times more under other letters and digits",
+    "shift": "each image moved by up to {0} px in each direction too",
+}
+
+
+def _more_data(chapter: Chapter) -> list[str]:
+    """Which cells train on more than the data as they are."""
+    found: dict[str, list[str]] = {}
+    for cell in chapter.cells:
+        if cell.spec is None or cell.backend != "torch" or cell.group != "table":
+            continue
+        for option, text in MORE_DATA.items():
+            if value := cell.spec.task.get(option):
+                found.setdefault(text.format(value), []).append(cell.name)
+    count = sum(cell.backend == "torch" and cell.group == "table" for cell in chapter.cells)
+    return [
+        f"Training data: {text}, for {'every model' if len(names) == count else ', '.join(names)}."
+        for text, names in found.items()
+    ]
 
 
 def overview(task: str, found: Sequence[Tally]) -> list[str]:
