@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from reproduce import search
@@ -118,16 +119,14 @@ MORE_DATA = {  # an option of a task -> what it makes of the training split
 
 def _more_data(chapter: Chapter) -> list[str]:
     """Which cells train on more than the data as they are."""
+    cells = [each for each in chapter.cells if each.backend == "torch" and each.group == "table"]
     found: dict[str, list[str]] = {}
-    for cell in chapter.cells:
-        if cell.spec is None or cell.backend != "torch" or cell.group != "table":
-            continue
-        for option, text in MORE_DATA.items():
-            if value := cell.spec.task.get(option):
-                found.setdefault(text.format(value), []).append(cell.name)
-    count = sum(cell.backend == "torch" and cell.group == "table" for cell in chapter.cells)
+    for cell, (option, text) in product(cells, MORE_DATA.items()):
+        if cell.spec and (value := cell.spec.task.get(option)):
+            found.setdefault(text.format(value), []).append(cell.name)
     return [
-        f"Training data: {text}, for {'every model' if len(names) == count else ', '.join(names)}."
+        f"Training data: {text}, for "
+        f"{'every model' if len(names) == len(cells) else ', '.join(names)}."
         for text, names in found.items()
     ]
 

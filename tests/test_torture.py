@@ -271,6 +271,35 @@ def test_the_harness_expects_the_documented_ends():
     assert unexpected(Blow("term"), ended(143, "")) != []
 
 
+RAISING = """
+import sys
+from pathlib import Path
+import cli.main
+from tools.torture.start import begin
+
+def run(words):
+    raise {kind}("what went wrong")
+
+cli.main.run = run
+ended = begin([], Path(sys.argv[1]), None)
+print(ended.code)
+print(ended.err)
+"""
+
+
+@pytest.mark.parametrize("kind", ["RuntimeError", "KeyboardInterrupt", "SystemExit"])
+def test_whatever_a_process_of_the_harness_raises_is_said_and_a_fault(kind, tmp_path):
+    words = [sys.executable, "-c", RAISING.format(kind=kind), str(tmp_path)]
+    done = subprocess.run(
+        words, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=120
+    )
+    code, *said = done.stdout.splitlines()  # once: the child did not go on in the harness
+    assert code == "1", done
+    assert said[0] == "Traceback (most recent call last):"
+    assert f"{kind}: what went wrong" in said
+    assert unexpected(Blow("kill"), Ended(int(code), "\n".join(said), [], 0.0)) != []
+
+
 @pytest.mark.parametrize("name", ["torch", "mlx"])
 def test_a_short_round_of_torture(name, tmp_path):
     need(name)

@@ -22,7 +22,7 @@ struct Shape {
 // complex numbers as two arrays
 template <typename T>
 struct Complex {
-  T *__restrict real, *__restrict imag;
+  T *real, *imag;
   Complex from(int64_t place) const { return {real + place, imag + place}; }
 };
 template <typename T>
@@ -34,11 +34,11 @@ struct Step {
   const int32_t* order;  // (N, H): P_s x = x[order[s]]
   const T share;         // 1 / N
   std::vector<T> room;
-  Complex<T> bounded;                 // u, r_i, r_o of eq. 1, (3, H)
-  Complex<T> value, mean, shown;      // g_i u; the mean of eq. 3, and its bound
-  T *scale, *outer;                   // of eq. 4, of u, r_i, r_o and the mean, (4, H)
+  Complex<T> bounded;                          // u, r_i, r_o of eq. 1, (3, H)
+  Complex<T> value, mean, shown;               // g_i u; the mean of eq. 3, and its bound
+  T *scale, *outer;                            // of eq. 4, of u, r_i, r_o and the mean, (4, H)
   Complex<T> dbounded, dvalue, dmean, dshown;  // gradients
-  Complex<T> dkeys;                   // of P_s r_i, then of P_s r_o, (2, H)
+  Complex<T> dkeys;                            // of P_s r_i, then of P_s r_o, (2, H)
 
   Step(const Shape& q, const int32_t* places)
       : H(q.half), N(q.copies), order(places), share(T(1) / T(N)), room(36 * H) {

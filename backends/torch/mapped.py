@@ -15,7 +15,7 @@ def one_by_one(
     axes: tuple[int | None, ...],
     *given: Tensor,
 ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-    """The results of `operator` for each member, and their axes; see `torch.library.register_vmap`.
+    """The results of `operator` for each member, and their axes: a rule for `register_vmap`.
 
     Args:
         info: its `batch_size` is the number of members.

@@ -92,9 +92,9 @@ def _child(command: list[str], run: Path, blow: Blow | None, told: int, err: int
 
         Moment(run, blow, lambda label: _write(told, label)).watch()
         code = command_line(command)
-    except Exception:
-        traceback.print_exc()  # and it ends with 1, which the judge takes for a fault
     finally:  # whatever was raised, a child never goes on in the harness
+        if sys.exc_info()[0] is not None:
+            traceback.print_exc()  # and it ends with 1, which the judge takes for a fault
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
