@@ -15,7 +15,7 @@ from reproduce import search
 from reproduce.cells import BACKENDS, PUBLISHED, Cell
 from reproduce.curves import figures
 from reproduce.summary import Record
-from reproduce.tally import Tally, order_sentence, strangers, tallies
+from reproduce.tally import Tally, digits, order_sentence, strangers, tallies
 from sweeps.summary import Summary
 
 NOT_RUN = "not run"
@@ -33,8 +33,9 @@ INTRODUCTION = """# Results
 
 Written by `fwt reproduce` from the stored runs in `benchmarks/results/` and the present recipes in
 `tasks/recipes/`; never by hand. Test errors are in percent. *Ours* is mean ± standard deviation
-(n - 1) over seeds, with the number of seeds in brackets. A cell says "not run" when no stored run
-has the settings of the present recipe; runs of other settings stay, in the last table of each task.
+(n - 1) over seeds, with the number of seeds in brackets; errors of ours below 0.1 have a third
+digit, as one of 20,000 strings is 0.005. A cell says "not run" when no stored run has the settings
+of the present recipe; runs of other settings stay, in the last table of each task.
 
 Settings were chosen, and the checkpoint of each run picked, on the validation split. The test split
 was looked at once, at the end of a run. Minutes are those of training, on machines that may have
@@ -174,9 +175,10 @@ def result(tally: Tally) -> str:
     """Such as `1.27 ± 0.81 (3)`."""
     if tally.mean is None:
         return "diverged" if tally.records else NOT_RUN
-    sd = "" if tally.sd is None else f" ± {tally.sd:.2f}"
+    middle = digits(tally.mean)
+    sd = "" if tally.sd is None else f" ± {tally.sd:.{len(middle.partition('.')[2])}f}"
     lost = len(tally.records) - len(tally.errors)
-    return f"{tally.mean:.2f}{sd} ({len(tally.errors)}{f', {lost} diverged' if lost else ''})"
+    return f"{middle}{sd} ({len(tally.errors)}{f', {lost} diverged' if lost else ''})"
 
 
 def percent(record: Record) -> str:
@@ -185,7 +187,7 @@ def percent(record: Record) -> str:
 
 
 def _percent(error: float | None) -> str:
-    return "diverged" if error is None else f"{error:.2f}"
+    return "diverged" if error is None else digits(error)
 
 
 def _seed(record: Record) -> str:

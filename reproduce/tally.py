@@ -57,12 +57,17 @@ def strangers(cells: Iterable[Cell], records: Iterable[Record]) -> list[Record]:
     return [record for record in records if record.key[1] not in known]
 
 
+def digits(error: float) -> str:
+    """A percentage of ours: `0.72`; below a tenth `0.005`, as one of 20,000 strings is."""
+    return f"{error:.3f}" if 0 < error < 0.1 else f"{error:.2f}"
+
+
 def spread(errors: Sequence[float]) -> str:
     """Such as `1.27 (0.70 to 2.20)`; `0.70` of one."""
-    middle = f"{statistics.fmean(errors):.2f}"
+    middle = digits(statistics.fmean(errors))
     if len(errors) == 1:
         return middle
-    return f"{middle} ({min(errors):.2f} to {max(errors):.2f})"
+    return f"{middle} ({digits(min(errors))} to {digits(max(errors))})"
 
 
 def order_sentence(published: Mapping[str, float], ours: Mapping[str, Sequence[float]]) -> str:

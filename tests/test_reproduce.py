@@ -286,6 +286,16 @@ def test_backends_have_rows_of_their_own():
     assert "| not run |  | mlx |" in rows[5]
 
 
+def test_one_string_of_twenty_thousand_is_seen():
+    found = lines_of(*(record("lstm", 100, seed, seed * 0.005) for seed in range(3)))
+    told = "| 0.005 ± 0.005 (3) | s0 0.00, s1 0.005, s2 0.010 |"
+    assert any(line.startswith("| lstm | 100 |") and told in line for line in found)
+    found = lines_of(record("lstm", 100, 0, 1.0), record("lstm", 100, 1, 1.02))
+    assert any("| 1.01 ± 0.01 (2) | s0 1.00, s1 1.02 |" in line for line in found)
+    assert [tally.digits(error) for error in (0.0, 0.099, 0.1)] == ["0.00", "0.099", "0.10"]
+    assert tally.spread([0.0, 0.005]) == "0.003 (0.00 to 0.005)"
+
+
 def test_a_run_that_diverged_is_on_the_page():
     found = lines_of(record("irnn", 20, 0, 60.0), record("irnn", 20, 1, None))
     assert any("| 60.00 (1, 1 diverged) | s0 60.00, s1 diverged |" in line for line in found)
