@@ -38,8 +38,9 @@ digit, as one of 20,000 strings is 0.005. A cell says "not run" when no stored r
 of the present recipe; runs of other settings stay, in the last table of each task.
 
 Settings were chosen, and the checkpoint of each run picked, on the validation split. The test split
-was looked at once, at the end of a run. Minutes are those of training, on machines that may have
-had other work to do. `fwt reproduce TASK --model M --size R` runs a cell again.
+was looked at once, at the end of a run. Minutes are those of training, its share for a run that
+trained together with others, on machines that may have had other work to do.
+`fwt reproduce TASK --model M --size R` runs a cell again.
 """
 
 OVERVIEW = (
@@ -165,7 +166,7 @@ def _overview_row(tally: Tally, letters: Sequence[str]) -> str:
             _places(records),
             f"{records[0].parameters:,}",
             f"{max(record.steps for record in records):,}",
-            f"{statistics.fmean(r.train_s for r in done) / 60:.1f}" if done else "",
+            f"{statistics.fmean(r.minutes for r in done):.1f}" if done else "",
             _command(cell),
         ]
     )
@@ -265,7 +266,7 @@ def _runs(records: Sequence[Record]) -> list[str]:
                 _percent(record.val_error_pct),
                 "" if record.best_step is None else f"{record.best_step:,}",
                 f"{record.steps:,}",
-                f"{record.train_s / 60:.1f}",
+                f"{record.minutes:.1f}",
                 record.commit or "",
                 ", ".join(f"{name} {value}" for name, value in record.versions.items()),
             ]
@@ -344,7 +345,7 @@ def short_table(chapters: Iterable[Chapter]) -> list[str]:
 
 
 def _minutes(records: Sequence[Record]) -> str:
-    return f"{statistics.fmean(record.train_s for record in records) / 60:.1f}"
+    return f"{statistics.fmean(record.minutes for record in records):.1f}"
 
 
 def marked(text: str, chapters: Iterable[Chapter]) -> str:

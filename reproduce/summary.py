@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 import tasks
 from fwcore import files, model
@@ -43,7 +43,8 @@ class Record(Frozen):
         val_error_pct: of the same checkpoint.
         best_step: its updates.
         steps: updates of the run.
-        train_s: seconds of training, without evaluation.
+        train_s: seconds of training, without evaluation; of all members together.
+        members: runs that trained as one program with it in its last session, itself too.
         failure: why it diverged.
         commit, command, versions: what made it.
         started: UTC, ISO 8601.
@@ -65,6 +66,7 @@ class Record(Frozen):
     best_step: int | None
     steps: int
     train_s: float
+    members: int = Field(default=1, ge=1)
     failure: str | None = None
     commit: str | None
     command: str
@@ -86,6 +88,11 @@ class Record(Frozen):
     def size(self) -> int:
         """R."""
         return self.spec.model.core.size
+
+    @property
+    def minutes(self) -> float:
+        """Of training: its share, where several runs trained together."""
+        return self.train_s / self.members / 60
 
     @property
     def seed(self) -> int:
@@ -178,6 +185,7 @@ def _record(
         "command": command_of(sessions[0].get("argv", [])),
         "versions": {name: str(last[name]) for name in VERSIONS if name in last},
         "started": sessions[0].get("started", ""),
+        "members": last.get("members", 1),
         "curve": curve,
     }
     places = ("backend", "device", "memory", "kernel", "processor")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -206,6 +208,20 @@ def test_a_finished_run_is_kept(finished):
     assert kept.command == summary.command_of(first["argv"])
     assert kept.versions.keys() == {"fwt", "torch", "numpy", "python"}
     assert [step for step, _ in kept.curve] == [6]
+
+
+def test_a_run_that_trained_with_others_took_its_share(finished, tmp_path):
+    assert summary.of_folder(finished).members == 1
+    copy = Path(shutil.copytree(finished, tmp_path / "run"))
+    told = json.loads((copy / "run.json").read_text())
+    told["sessions"][-1]["members"] = 3
+    (copy / "run.json").write_text(json.dumps(told))
+    kept = summary.of_folder(copy).model_copy(update={"train_s": 270.0})
+    assert (kept.members, kept.minutes) == (3, 1.5)
+    told["sessions"][-1]["members"] = 0
+    (copy / "run.json").write_text(json.dumps(told))
+    with pytest.raises(ConfigError, match="members"):
+        summary.of_folder(copy)
 
 
 def test_a_run_that_has_not_ended_is_not_kept(stopped):
