@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -67,4 +68,27 @@ Workers = Annotated[
         rich_help_panel="Cluster",
     ),
 ]
+Retries = Annotated[
+    int,
+    typer.Option(
+        min=0, help="Times that a run goes on after a lost worker.", rich_help_panel="Cluster"
+    ),
+]
+Reconnect = Annotated[
+    float,
+    typer.Option(
+        min=0, help="Seconds that a lost scheduler is waited for.", rich_help_panel="Cluster"
+    ),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would run and stop.")]
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where the runs go; see `sweeps.engine.Engine`. `workers` may be None: as many as fit."""
+
+    scheduler: str | None
+    workers: int | None
+    threads: int
+    retries: int
+    reconnect: float

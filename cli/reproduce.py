@@ -48,6 +48,8 @@ def reproduce(
     runs_dir: options.RunsDir = Path("runs"),
     scheduler: options.Scheduler = None,
     workers: options.Workers = None,
+    retries: options.Retries = 3,
+    reconnect: options.Reconnect = 60.0,
     page_only: Annotated[
         bool, typer.Option("--page-only", help="Write the page and figures of what is stored.")
     ] = False,
@@ -66,6 +68,7 @@ def reproduce(
 
     found = reproducing.Reproduction(
         reproducing.Wanted(task, quick, group, model, size, seeds, backend),
-        reproducing.Where(device, data_dir, out, runs_dir, scheduler, workers),
+        reproducing.Where(device, data_dir, out, runs_dir),
+        options.Cluster(scheduler, workers, reproducing.THREADS, retries, reconnect),
     )
     reproducing.reproduce(found, page_only, dry_run, as_json, quiet)

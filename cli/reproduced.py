@@ -28,7 +28,7 @@ def plan_lines(found: Reproduction, runs: Sequence[Run]) -> list[str]:
             states = ", ".join(f"s{run.seed} {run.state}" for run in own)
             lines.append(f"  {cell.name:{width}}  {cell.backend}  {cell.digest or '-'}  {states}")
     left = sum(run.state == "to run" for run in runs)
-    where = found.where.scheduler or f"{found.workers} at a time"
+    where = found.cluster.scheduler or f"{found.workers} at a time"
     lines.append(f"runs      {left} to run, {where}; stored in {found.store}")
     if not (left or found.wanted.quick) and any(run.state == "stored" for run in runs):
         lines.append("          to run here what is stored, name another place: --out DIR")

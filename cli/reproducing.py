@@ -15,6 +15,7 @@ from typing import Any
 import backends
 import tasks
 from cli.lists import whole_numbers
+from cli.options import Cluster
 from cli.resolve import layer, resolve
 from cli.signals import StopFlag
 from fwcore.checkpoint import write_text
@@ -41,7 +42,7 @@ from tasks.recipe import merge
 ROOT = Path(__file__).resolve().parents[1]  # of a checkout, if it is one
 RESULTS, PAGE, README, PICTURES = "benchmarks/results", "RESULTS.md", "README.md", "docs/figures"
 ELSEWHERE = Path("reproduced")
-THREADS, RETRIES = 1, 3  # of a worker's arithmetic; of a run whose worker died
+THREADS = 1  # of the arithmetic of each process, where there are several
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,6 @@ class Where:
     data_dir: Path | None
     out: Path | None
     runs_dir: Path
-    scheduler: str | None
-    workers: int | None
 
 
 @dataclass(frozen=True)
@@ -167,8 +166,8 @@ class Reproduction:
         CheckpointError: stored runs or a run's folder are damaged.
     """
 
-    def __init__(self, wanted: Wanted, where: Where) -> None:
-        self.wanted, self.where = wanted, where
+    def __init__(self, wanted: Wanted, where: Where, cluster: Cluster) -> None:
+        self.wanted, self.where, self.cluster = wanted, where, cluster
         self.cells = self._cells()
         self.runs_dir = where.runs_dir / "quick" if wanted.quick else where.runs_dir
         self.root = self.runs_dir if wanted.quick else results_root(where.out)
@@ -215,7 +214,7 @@ class Reproduction:
     def on_gpu(self) -> bool:
         """Whether the runs go to a GPU, as far as this process can know."""
         device = self.where.device
-        if device == "auto" and self.where.scheduler is None:
+        if device == "auto" and self.cluster.scheduler is None:
             used = {cell.backend for cell in self.cells if backends.installed(cell.backend)}
             return any(backends.load(name).devices()[0] != "cpu" for name in sorted(used))
         return device not in ("auto", "cpu")
@@ -223,8 +222,8 @@ class Reproduction:
     @property
     def workers(self) -> int:
         """How many processes are started; 1 is this one."""
-        if self.where.workers is not None:
-            return self.where.workers
+        if self.cluster.workers is not None:
+            return self.cluster.workers
         if self.on_gpu or find_spec("distributed") is None:
             return 1
         from cli.sweeping import cores
@@ -333,7 +332,7 @@ def _outcomes(
         stop = stack.enter_context(StopFlag())
         named: Callable[[Job], str] = lambda job: labels[job.folder]  # noqa: E731
         watch = stack.enter_context(Progress(len(jobs), named, stop.read, quiet))
-        if found.workers == 1 and found.where.scheduler is None:
+        if found.workers == 1 and found.cluster.scheduler is None:
             yield from in_turn(batches, work, watch)
             return
         if find_spec("distributed") is None:
@@ -346,10 +345,11 @@ def _outcomes(
         engine = stack.enter_context(
             Engine(
                 work,
-                scheduler=found.where.scheduler,
+                scheduler=found.cluster.scheduler,
                 workers=found.workers,
-                threads_per_worker=THREADS,
-                retries=RETRIES,
+                threads_per_worker=found.cluster.threads,
+                retries=found.cluster.retries,
+                patience=found.cluster.reconnect,
                 watch=watch,
             )
         )

@@ -26,18 +26,8 @@ def sweep(
     threads: Annotated[
         int, typer.Option(min=1, help="Threads of each process.", rich_help_panel="Cluster")
     ] = 1,
-    retries: Annotated[
-        int,
-        typer.Option(
-            min=0, help="Times that a run goes on after a lost worker.", rich_help_panel="Cluster"
-        ),
-    ] = 3,
-    reconnect: Annotated[
-        float,
-        typer.Option(
-            min=0, help="Seconds that a lost scheduler is waited for.", rich_help_panel="Cluster"
-        ),
-    ] = 60.0,
+    retries: options.Retries = 3,
+    reconnect: options.Reconnect = 60.0,
     dry_run: options.DryRun = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -51,6 +41,6 @@ def sweep(
     from cli import sweeping
 
     sweeping.check_installed()
-    place = sweeping.Cluster(scheduler, workers, threads, retries, reconnect)
+    place = options.Cluster(scheduler, workers, threads, retries, reconnect)
     request = sweeping.Request(file, device, memory, data_dir, runs_dir, storage)
     sweeping.sweep(request, place, dry_run, as_json, quiet)

@@ -18,6 +18,7 @@ import psutil
 import backends
 import tasks
 from cli.lists import whole_numbers
+from cli.options import Cluster
 from cli.resolve import layer, resolve
 from cli.signals import StopFlag
 from cli.train import SPEC_FLAGS
@@ -53,17 +54,6 @@ class Request:
     data_dir: Path | None
     runs_dir: Path
     storage: str | None
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """Where the runs go; see `sweeps.engine.Engine`. `workers` may be None: as many as fit."""
-
-    scheduler: str | None
-    workers: int | None
-    threads: int
-    retries: int
-    reconnect: float
 
 
 def check_installed() -> None:

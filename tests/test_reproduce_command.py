@@ -116,6 +116,24 @@ def test_what_had_ended_is_stored_when_a_signal_comes(tiny, tmp_path, monkeypatc
     assert f"s0 {stored[0].test_error_pct:.2f} |" in (out / "RESULTS.md").read_text()
 
 
+def test_the_cluster_is_asked_for_as_in_a_sweep(tiny, tmp_path, monkeypatch):
+    asked = []
+
+    def engine(*_, **given):
+        asked.append({name: given[name] for name in given.keys() - {"watch"}})
+        raise Interrupted("stopped by signal 2", 2)
+
+    monkeypatch.setattr("sweeps.engine.Engine", engine)
+    own = ("--workers", 2, "--retries", 5, "--reconnect", 7)
+    assert here(tmp_path, *own).code == 130
+    assert here(tmp_path, "--scheduler", "tcp://x:1", "--workers", 2).code == 130
+    usual = {"workers": 2, "threads_per_worker": 1}
+    assert asked == [
+        {"scheduler": None, "retries": 5, "patience": 7.0, **usual},
+        {"scheduler": "tcp://x:1", "retries": 3, "patience": 60.0, **usual},
+    ]
+
+
 def test_a_run_that_diverges_is_stored_and_said(tiny, tmp_path, monkeypatch):
     monkeypatch.setitem(cells.DATA, "retrieval", {**SHORT, "train.lr": 1e30, "train.clip": 0})
     done = here(tmp_path, "--model", "irnn", "--seeds", "0")
