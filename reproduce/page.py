@@ -84,7 +84,7 @@ def _chapter(chapter: Chapter) -> list[str]:
     table = chapter.tallied("table")
     lines = [f"## {TITLES[chapter.task]}", "", *_sources(chapter.task), ""]
     lines += [*overview(chapter.task, table), "", _mlx_note(chapter), *_more_data(chapter), ""]
-    lines += ["### Search", "", *search.lines(chapter.search, chapter.task), ""]
+    lines += ["### Search", "", *search.lines(chapter.search, chapter.task, chapter.cells), ""]
     lines += ["### Order of the models", "", *order_lines(chapter.task, table), ""]
     for figure in figures(chapter.task, chapter.cells, chapter.records):
         lines += [f"### {figure.title}", ""]

@@ -7,10 +7,12 @@ validation split. `make search` runs them and stores what they found.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import reduce
 from pathlib import Path
 
 from fwcore.errors import FileError
+from reproduce.cells import Cell
 from sweeps import summary
 from sweeps.summary import Group, Summary, Values
 
@@ -35,29 +37,49 @@ def load(root: Path, task: str) -> Summary | None:
     return found
 
 
-def lines(found: Summary | None, task: str) -> list[str]:
-    """The search as Markdown: what was the same for all, and what each model and size found."""
+def lines(found: Summary | None, task: str, cells: Sequence[Cell]) -> list[str]:
+    """The search as Markdown: what was the same for all, what each model and size found, and what
+    the recipe of each has in the end.
+
+    Args:
+        cells: those of the task; the settings of the ones in its table are the recipes'.
+    """
     if found is None:
         return ["A search with the same budget for every model was not run."]
     base = ", ".join(f"{key} = {value}" for key, value in found.base.items())
-    rows = [_row(group) for group in found.groups]
+    recipes = {(cell.model, cell.size): cell for cell in cells if cell.group == "table"}
+    rows = [_row(group, recipes[group.model, _size(group)]) for group in found.groups]
     return [
         f"Every model and size was given the same search ({found.sampler}, {found.budget} settings "
         f"each, {found.seeds} seed{'s' if found.seeds > 1 else ''}, {base}; "
         f"`fwt sweep reproduce/search/{task}.toml`), judged on the validation split after that "
-        "short training. Recipes take over what it found, with longer training.",
+        "short training. Where a recipe has other values, and for its data and passes, longer runs "
+        "decided, on the validation split too; not every model had as many of them. Those that "
+        "ended stand in the last table.",
         "",
-        "| model | R | settings tried | best validation error | with |",
-        "|---|---|---|---|---|",
+        "| model | R | settings tried | best validation error | with | recipe |",
+        "|---|---|---|---|---|---|",
         *rows,
     ]
 
 
-def _row(group: Group) -> str:
-    size = group.fixed.get("size", "")
+def _size(group: Group) -> int:
+    return int(str(group.fixed["size"]))
+
+
+def _row(group: Group, cell: Cell) -> str:
     errors = [trial.val_error_pct for trial in group.trials if trial.val_error_pct is not None]
     best = f"{min(errors):.2f}" if errors else "none"
-    return f"| {group.model} | {size} | {group.tried} | {best} | {_told(group.chosen)} |"
+    told = _told(group.chosen), _told(_recipe(cell, group.chosen or {}))
+    return f"| {group.model} | {_size(group)} | {group.tried} | {best} | {' | '.join(told)} |"
+
+
+def _recipe(cell: Cell, paths: Iterable[str]) -> Values:
+    """What a recipe has at the dotted paths of some settings."""
+    settings = {} if cell.spec is None else cell.spec.json_data()
+    return {
+        path: reduce(lambda table, key: table[key], path.split("."), settings) for path in paths
+    }
 
 
 def _told(values: Values | None) -> str:

@@ -337,11 +337,12 @@ def test_the_search_is_told_model_by_model(tmp_path):
     path = search.path_of(tmp_path, "retrieval")
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(SEARCH))
-    told = search.lines(search.load(tmp_path, "retrieval"), "retrieval")
+    found = search.load(tmp_path, "retrieval")
+    told = search.lines(found, "retrieval", cells_of("retrieval").every())
     assert "(random, 2 settings each, 1 seed, train.epochs = 8; `fwt sweep" in told[0]
     assert told[4:] == [
-        "| lstm | 20 | 2 | 40.50 | lr = 0.00212, clip = 1 |",
-        "| irnn | 20 | 2 | none |  |",
+        "| lstm | 20 | 2 | 40.50 | lr = 0.00212, clip = 1 | lr = 0.003, clip = 0 |",
+        "| irnn | 20 | 2 | none |  |  |",
     ]
 
 
