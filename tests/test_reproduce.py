@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import tomllib
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cli.reproducing import ROOT, cells_of, chapters
+from cli.sweeping import NAMES
 from fwcore.errors import CheckpointError, ConfigError, FileError
 from fwcore.runs import RunFolder
 from reproduce import cells, page, search, summary, tally
@@ -366,6 +368,12 @@ def test_every_cell_of_a_table_is_searched_alike(task):
     assert set(file["axes"]["model"]) == PRINTED[task].keys()
     assert all(set(file["axes"]["size"]) == errors.keys() for errors in PRINTED[task].values())
     assert not file["axes"].keys() - {"model", "size", "seed"}, "all else is searched"
+    base = {NAMES.get(name, name): value for name, value in file["base"].items()}
+    budgets = set()
+    for model, size in product(file["axes"]["model"], file["axes"]["size"]):
+        spec = cells_of(task)._resolve(task, model, {**base, "model.core.size": size})
+        budgets.add((json.dumps(spec.task), spec.train.total_steps(100_000), spec.train.batch_size))
+    assert len(budgets) == 1, "the same data, updates and batches for all"
 
 
 def test_the_short_table_has_the_fast_weights_alone():
