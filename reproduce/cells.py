@@ -56,6 +56,7 @@ CONTROLS: tuple[tuple[str, str, Point], ...] = (
 
 HARDER_PAIRS, HARDER_SIZES = (8, 16), (50, 100)
 HARDER_EPOCHS = 20  # of every model: some recipes' passes over longer strings would take hours
+HARDER_BATCH = 128  # so that every model gets as many updates, too
 
 QUICK_SIZE = 50
 # passes over the data that show the order of the models; glimpses are those of the bundled subset
@@ -197,7 +198,10 @@ class Cells:
     def _harder(self) -> list[Cell]:
         if self.task != "retrieval":
             return []
-        passes = {"train.epochs": HARDER_EPOCHS, "train.steps": None, "task.renamings": 0}
+        passes = {
+            "train.epochs": HARDER_EPOCHS, "train.steps": None, "train.batch_size": HARDER_BATCH,
+            "task.renamings": 0,
+        }  # fmt: skip
         longer = [{"task.pairs": pairs, **passes} for pairs in HARDER_PAIRS]
         return [
             cell

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reproduce.cells import CONTROL_SIZE, HARDER_EPOCHS, HARDER_SIZES, Cell
+from reproduce.cells import CONTROL_SIZE, HARDER_BATCH, HARDER_EPOCHS, HARDER_SIZES, Cell
 from reproduce.summary import Record
 from reproduce.tally import Tally, tallies
 
@@ -138,8 +138,9 @@ def _harder(task: str, found: Sequence[Tally]) -> Figure:
     return Figure(
         f"{task}-harder.png",
         f"Longer strings, R = {sizes}",
-        f"Strings of K = 8 and 16 pairs, {HARDER_EPOCHS} passes over them as they are for every "
-        "model, and otherwise the settings of the same R at K = 4, which were not searched again. "
+        f"Strings of K = 8 and 16 pairs, {HARDER_EPOCHS} passes over them as they are, in batches "
+        f"of {HARDER_BATCH}, for every model, and otherwise the settings of the same R at K = 4, "
+        "which were not searched again. "
         "Nothing is published for them. The points at K = 4 are those of the table above.",
         "K, pairs in a string",
         "test error, %",

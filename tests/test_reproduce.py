@@ -149,7 +149,7 @@ def test_the_page_says_who_trains_on_more_than_the_data_as_they_are():
     moved = "each image moved by up to 1 px in each direction too, for every model."
     assert f"Training data: {moved}" in page.page([digits])
     strings = page.page([chapter()])
-    for times, name in ((14, "irnn R=100"), (9, "lstm R=100")):
+    for times, name in ((14, "irnn R=100"), (29, "lstm R=100")):
         text = f"each string {times} times more under other letters and digits, for {name}."
         assert strings.count(f"Training data: {text}") == 1
     assert strings.count("Training data") == 2
@@ -163,9 +163,9 @@ def test_harder_strings_are_longer_and_each_is_seen_as_often():
     ]
     for cell in group:
         found, wanted = cell.seeded(0).json_data(), cell_of(cell.model, cell.size).seeded(0)
-        assert found["train"].pop("epochs") == 20
+        assert (found["train"].pop("epochs"), found["train"].pop("batch_size")) == (20, 128)
         rest = wanted.json_data()
-        del rest["train"]["epochs"]
+        del rest["train"]["epochs"], rest["train"]["batch_size"]
         assert found == {**rest, "task": {**rest["task"], "pairs": cell.pairs, "renamings": 0}}
     assert cells_of("mnist-glimpse").group("harder") == []
 
