@@ -8,7 +8,6 @@ validation split. `make search` runs them and stores what they found.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import reduce
 from pathlib import Path
 
 from fwcore.errors import FileError
@@ -74,12 +73,10 @@ def _row(group: Group, cell: Cell) -> str:
     return f"| {group.model} | {_size(group)} | {group.tried} | {best} | {' | '.join(told)} |"
 
 
-def _recipe(cell: Cell, paths: Iterable[str]) -> Values:
-    """What a recipe has at the dotted paths of some settings."""
-    settings = {} if cell.spec is None else cell.spec.json_data()
-    return {
-        path: reduce(lambda table, key: table[key], path.split("."), settings) for path in paths
-    }
+def _recipe(cell: Cell, names: Iterable[str]) -> Values:
+    """What a recipe has for some settings of its training, named as in the sweep file."""
+    train = {} if cell.spec is None else cell.spec.train.json_data()
+    return {name: train[name.removeprefix("train.")] for name in names}
 
 
 def _told(values: Values | None) -> str:

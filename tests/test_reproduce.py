@@ -41,7 +41,7 @@ SEARCH = {
     "sampler": "random", "task": "retrieval", "backend": "torch", "control": None,
     "base": {"train.epochs": 8}, "search": {}, "groups": [
         {"label": "lstm R=20", "model": "lstm", "fixed": {"model": "lstm", "size": 20},
-         "parameters": 9, "tried": 2, "chosen": {"train.lr": 0.0021234, "train.clip": 1.0},
+         "parameters": 9, "tried": 2, "chosen": {"lr": 0.0021234, "train.clip": 1.0},
          "command": None, "trials": [
              {"settings": {}, "val_error_pct": 40.5, "val_error_sd": None, "val_loss": 1.0,
               "runs": []},
