@@ -75,7 +75,9 @@ def _row(group: Group, cell: Cell) -> str:
 
 def _recipe(cell: Cell, names: Iterable[str]) -> Values:
     """What a recipe has for some settings of its training, named as in the sweep file."""
-    train = {} if cell.spec is None else cell.spec.train.json_data()
+    if cell.spec is None:
+        return {}
+    train = cell.spec.train.json_data()
     return {name: train[name.removeprefix("train.")] for name in names}
 
 
