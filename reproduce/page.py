@@ -1,4 +1,4 @@
-"""RESULTS.md, and the short table of the README: stored runs and present recipes as Markdown.
+"""RESULTS.md, and the short tables of the README: stored runs and present recipes as Markdown.
 
 The text is a function of its arguments alone, so that a test can tell when it is stale.
 """
@@ -329,23 +329,28 @@ def _leaves(table: Mapping[str, Any], at: str) -> Iterable[tuple[str, Any]]:
             yield f"{at}.{key}", value
 
 
-def short_table(chapters: Iterable[Chapter]) -> list[str]:
-    """The fast-weights cells alone, for the README."""
-    head = "| task | R | published | ours | backend, device | updates | minutes |"
-    rows = []
+def short_tables(chapters: Iterable[Chapter]) -> list[str]:
+    """The published tables with ours beside them, a row for each model, for the README."""
+    found = []
     for chapter in chapters:
-        for tally in chapter.tallied("table"):
-            cell, ran = tally.cell, tally.records
-            if cell.model == "fast-weights":
-                known = PUBLISHED[cell.task]["P"][cell.model][cell.size]
-                rest = [_places(ran), f"{ran[0].steps:,}", _minutes(ran)] if ran else [
-                    cell.backend, "", ""]  # fmt: skip
-                rows.append(_row([cell.task, cell.size, f"{known:.2f}", result(tally), *rest]))
-    return [head, _rule(head), *rows]
+        found += [f"{TITLES[chapter.task]}:", "", *_short_table(chapter.tallied("table")), ""]
+    return found[:-1]
 
 
-def _minutes(records: Sequence[Record]) -> str:
-    return f"{statistics.fmean(record.minutes for record in records):.1f}"
+def _short_table(found: Sequence[Tally]) -> list[str]:
+    sizes = sorted({tally.cell.size for tally in found})
+    head = f"| model | {' | '.join(f'R = {size} | [P]' for size in sizes)} |"
+    rows: dict[tuple[str, str], dict[int, str]] = {}
+    for tally in found:
+        rows.setdefault((tally.cell.backend, tally.cell.model), {})[tally.cell.size] = result(tally)
+    lines = [head, _rule(head)]
+    for backend, model in sorted(rows, key=lambda row: BACKENDS.index(row[0])):
+        published = PUBLISHED[found[0].cell.task]["P"][model]
+        ours = rows[backend, model]
+        pairs = [(ours.get(size, "-"), f"{published[size]:.2f}") for size in sizes]
+        name = model if backend == BACKENDS[0] else f"{model}, {backend}"
+        lines.append(_row([name, *(text for pair in pairs for text in pair)]))
+    return lines
 
 
 def marked(text: str, chapters: Iterable[Chapter]) -> str:
@@ -355,5 +360,5 @@ def marked(text: str, chapters: Iterable[Chapter]) -> str:
         return text
     before, _, rest = text.partition(first)
     _, _, after = rest.partition(last)
-    table = "\n".join(short_table(chapters))
-    return f"{before}{first}\n{table}\n{last}{after}"
+    tables = "\n".join(short_tables(chapters))
+    return f"{before}{first}\n{tables}\n{last}{after}"

@@ -376,18 +376,26 @@ def test_every_cell_of_a_table_is_searched_alike(task):
     assert len(budgets) == 1, "the same data, updates and batches for all"
 
 
-def test_the_short_table_has_the_fast_weights_alone():
-    found = chapter(record("fast-weights", 20, 0, 1.5), record("lstm", 20, 0, 60.0))
-    assert page.short_table([found])[2:] == [
-        "| retrieval | 20 | 1.81 | 1.50 (1) | torch, cpu | 1,000 | 1.5 |",
-        "| retrieval | 20 | 1.81 | not run | mlx |  |  |",
-        "| retrieval | 50 | 0.00 | not run | torch |  |  |",
-        "| retrieval | 50 | 0.00 | not run | mlx |  |  |",
-        "| retrieval | 100 | 0.00 | not run | torch |  |  |",
+def test_the_short_tables_have_a_row_for_each_model_and_backend():
+    found = chapter(
+        record("fast-weights", 20, 0, 1.5), record("lstm", 20, 0, 60.0),
+        record("lstm", 20, 1, 61.0), record("fast-weights", 20, 0, 2.5, backend="mlx"),
+    )  # fmt: skip
+    assert page.short_tables([found, found])[:9] == [
+        "Associative retrieval:",
+        "",
+        "| model | R = 20 | [P] | R = 50 | [P] | R = 100 | [P] |",
+        "|---|---|---|---|---|---|---|",
+        "| irnn | not run | 62.11 | not run | 60.23 | not run | 0.34 |",
+        "| lstm | 60.50 ± 0.71 (2) | 60.81 | not run | 1.85 | not run | 0.00 |",
+        "| alstm | not run | 60.13 | not run | 1.62 | not run | 0.00 |",
+        "| fast-weights | 1.50 (1) | 1.81 | not run | 0.00 | not run | 0.00 |",
+        "| fast-weights, mlx | 2.50 (1) | 1.81 | not run | 0.00 | - | 0.00 |",
     ]
+    assert page.short_tables([found, found])[9:11] == ["", "Associative retrieval:"]
     first, last = page.README_MARKS
-    table = "\n".join(page.short_table([found]))
-    assert page.marked(f"a\n{first}\nold\n{last}\nb", [found]) == f"a\n{first}\n{table}\n{last}\nb"
+    tables = "\n".join(page.short_tables([found]))
+    assert page.marked(f"a\n{first}\nold\n{last}\nb", [found]) == f"a\n{first}\n{tables}\n{last}\nb"
     assert page.marked("no marks", [found]) == "no marks"
 
 
