@@ -98,6 +98,9 @@ def test_the_shapes_cross_borders_and_fill_lanes() -> None:
 
 
 def test_many_threads_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    from backends.torch.fused import cpu
+
+    monkeypatch.setattr(cpu, "SMALL", 0)
     spec = spec_of("fast-sum-final-boundary-S1-flat", size=40)
     made = engine("torch", "float32").compile(spec, cases.params_of(spec, spread=0.1), "fused")
     x = cases.noise(1, 40, 30, INPUTS)
