@@ -17,6 +17,7 @@ from fwcore.spec import RunSpec
 from tests.cli_tools import TINY, clean_environment, fwt, good, refused, snapshot
 from tests.conftest import need
 from tests.test_checkpoint import same
+from tests.tolerances import assert_close
 
 INPUT, SIZE = 5, 4
 CORES: dict[str, dict[str, Any]] = {
@@ -163,8 +164,7 @@ def test_the_torch_file_loads_into_torch_layers(core, tmp_path):
         outputs, _ = net["core"](net["encoder"](torch.from_numpy(INPUTS)))
         hidden = torch.relu(net["head"]["hidden"](outputs[:, -1]))
         scores = net["head"]["output"](hidden).numpy()
-    want = wanted(core, INPUTS)
-    np.testing.assert_allclose(scores, want, rtol=0, atol=2e-5 * np.abs(want).max())
+    assert_close("logits", wanted(core, INPUTS), scores, "outputs", "float32", "own")
     moments, _ = checkpoint.read_tensors(tmp_path / "there" / "optimizer.safetensors")
     assert {name.split(".", 1)[1] for name in moments} == state.keys()
     for name, array in moments.items():
@@ -191,7 +191,7 @@ def test_the_mlx_file_loads_into_mlx_layers(core, tmp_path):
     outputs = net.core(net.encoder(mx.array(INPUTS)))
     states = outputs[0] if isinstance(outputs, tuple) else outputs
     scores = head.output(nn.relu(head.hidden(states[:, -1])))
-    np.testing.assert_allclose(np.array(scores), wanted(core, INPUTS), rtol=0, atol=2e-5)
+    assert_close("logits", wanted(core, INPUTS), np.array(scores), "outputs", "float32", "own")
 
 
 # --- other files --------------------------------------------------------------------------
