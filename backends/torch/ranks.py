@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from importlib import import_module
 
 import numpy as np
 import torch
@@ -26,6 +27,9 @@ class TorchRanks:
     """`fwcore.ranks.Ranks`: gloo between CPUs, NCCL between CUDA cards."""
 
     def __init__(self) -> None:
+        # Its functions take the group that is there when they are defined as their default, and
+        # would keep it, with its threads, past `destroy_process_group`: so before there is one.
+        import_module("torch.distributed.nn.functional")
         links = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         with _told_on_stderr():
             distributed.init_process_group(links, timeout=SILENCE)
