@@ -233,9 +233,9 @@ class Follower(RunFolder):
         """See `RunFolder.restore_best`."""
         model.load_parameters(shared_arrays(self._ranks, model.parameters()))
 
-    def latest_step(self) -> int | None:
-        """The step that rank 0 saved last."""
-        return self._step
+    def latest(self) -> Path | None:
+        """The checkpoint that rank 0 saves last, which need not be on the disk yet."""
+        return None if self._step is None else self.checkpoint_of(self._step)
 
     def save(self, model: Weighted, spec: RunSpec, progress: Progress) -> None:
         """Rank 0 does."""

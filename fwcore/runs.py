@@ -286,6 +286,10 @@ class RunFolder:
             raise CheckpointError(f"{path}: expected a name like step-00000100, got {target!r}")
         return self.path / "checkpoints" / target
 
+    def checkpoint_of(self, step: int) -> Path:
+        """Where the checkpoint of a step is, or would be."""
+        return self.path / "checkpoints" / _step_name(step)
+
     def latest(self) -> Path | None:
         """The last checkpoint."""
         return self._pointed("last")
@@ -313,8 +317,8 @@ class RunFolder:
                 f"{progress.step}; "
                 f"the last good checkpoint is {self.latest()}; try a smaller --lr or --clip 1"
             )
-        name = _step_name(progress.step)
-        folder = self.path / "checkpoints" / name
+        folder = self.checkpoint_of(progress.step)
+        name = folder.name
         self._sync_metrics()
         checkpoint.write(folder, spec, weights, moments, progress)
         checkpoint.write_text(self.path / "last", f"{name}\n")

@@ -164,7 +164,8 @@ def test_a_signal_to_one_process_stops_all_at_one_update(alone, tmp_path):
     script, run = tmp_path / "driver.py", tmp_path / "run"
     script.write_text(DRIVER.format(number="1", count=8, signal="SIGTERM"))
     done = launch(backend, 2, script, "train", *RUN, "--backend", backend, "--out", run, "-q")
-    assert "train: stopped by signal 15 at step 8 of 12; saved" in done.err
+    stopped = "train: stopped by signal 15 at step 8 of 12; saved"
+    assert done.err.count(f"{stopped} {run / 'checkpoints/step-00000008'};") == 2
     assert checkpoint.read(run / "checkpoints/step-00000008").progress.step == 8
     resumed = launch(backend, 2, "-m", "cli", "train", "--resume", run, "--backend", backend, "-q")
     assert resumed.code == 0, resumed.err
