@@ -80,7 +80,10 @@ def _opened(paths: list[Path]) -> list[Run]:
     for path in paths:
         folders = [path] if _is_run(path) else sorted(filter(_is_run, path.rglob("*")))
         if not folders:
-            raise FileError(f"plot: {path}: neither a run nor a folder with runs below it")
+            raise FileError(
+                f"plot: {path}: neither a run with metrics nor a folder with such runs below it; "
+                "expected spec.json and metrics.jsonl, which the first --log-every updates write"
+            )
         found.update({one.resolve(): run_at(one) for one in folders})
     return list(found.values())
 

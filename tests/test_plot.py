@@ -113,4 +113,4 @@ def test_what_cannot_be_drawn_is_refused(runs, tmp_path, monkeypatch, code, word
 
 
 def test_a_folder_without_runs_is_named(tmp_path):
-    refused(4, (str(tmp_path), "neither a run nor"), "plot", tmp_path)
+    refused(4, (str(tmp_path), "neither a run with metrics nor", "metrics.jsonl"), "plot", tmp_path)
