@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, Self, get_args
+from typing import Any, ClassVar, Self, get_args
 
 import pydantic
 
@@ -14,11 +14,26 @@ from fwcore.errors import ConfigError, closest, nearest
 
 
 class Frozen(pydantic.BaseModel):
-    """A value object: fields cannot be changed, unknown keys are refused, NaN is no number."""
+    """A value object: fields cannot be changed, unknown keys are refused, NaN is no number.
+
+    Attributes:
+        omit_default: fields left out of the JSON while they have their default. A field that is
+            added to a spec is named here, so that every older spec keeps its JSON and its hash.
+    """
 
     model_config = pydantic.ConfigDict(
         frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, strict=False
     )
+
+    omit_default: ClassVar[frozenset[str]] = frozenset()
+
+    @pydantic.model_serializer(mode="wrap")
+    def _omit_defaults(self, serialize: pydantic.SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data: dict[str, Any] = serialize(self)
+        for name in self.omit_default:
+            if getattr(self, name) == type(self).model_fields[name].default:
+                data.pop(name, None)
+        return data
 
     @classmethod
     def parse(cls, data: Mapping[str, Any], where: str) -> Self:

@@ -23,8 +23,8 @@ def uncovered(core: CellSpec) -> str | None:
         return f"the model {core.kind!r} has no fast memory"
     wanted = {"write": "final", "sustained": "boundary"}
     others = [f"{k}={getattr(core, k)!r}" for k, v in wanted.items() if getattr(core, k) != v]
-    if core.norm == "slow":
-        others.append("norm='slow'")
+    if core.norm not in ("sum", "none"):
+        others.append(f"norm={core.norm!r}")
     return f"it has no {', '.join(others)}" if others else None
 
 

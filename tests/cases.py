@@ -65,7 +65,9 @@ PLANS: dict[str, Fields] = {
 }
 
 
-def fast_weights(norm: str, write: str, sustained: str, inner: int, plan: str) -> Fields:
+def fast_weights(
+    norm: str, write: str, sustained: str, inner: int, plan: str, **more: Any
+) -> Fields:
     """One variant. Without a norm around the reads only a small rate keeps the numbers finite."""
     return {
         "kind": "fast-weights",
@@ -74,8 +76,9 @@ def fast_weights(norm: str, write: str, sustained: str, inner: int, plan: str) -
         "sustained": sustained,
         "inner_steps": inner,
         "decay": 0.9,
-        "rate": 0.5 if norm == "sum" else {0: 0.2, 1: 0.05, 3: 0.01}[inner],
+        "rate": 0.5 if norm in ("sum", "both") else {0: 0.2, 1: 0.05, 3: 0.01}[inner],
         **PLANS[plan],
+        **more,
     }
 
 
@@ -92,6 +95,28 @@ FAST: dict[str, Fields] = {
     )
 }
 
+# what some public implementations do, beside the paper's options
+PORTS: dict[str, Fields] = {
+    f"fast-{norm}-{write}-{sustained}-S{inner}-{plan}{'-bias' if bias else ''}": fast_weights(
+        norm, write, sustained, inner, plan, **({"bias": True} if bias else {})
+    )
+    for norm, write, sustained, inner, plan, bias in (
+        ("both", "final", "boundary", 0, "flat", False),
+        ("both", "final", "boundary", 1, "flat", False),
+        ("both", "final", "boundary", 3, "levels", False),
+        ("both", "preliminary", "identity", 1, "wipe", False),
+        ("both", "preliminary", "preliminary", 3, "integrate", True),
+        ("sum", "preliminary", "preliminary", 1, "flat", True),
+        ("sum", "final", "preliminary", 0, "flat", False),
+        ("sum", "final", "preliminary", 3, "levels", False),
+        ("none", "final", "preliminary", 1, "store", False),
+        ("slow", "final", "preliminary", 3, "wipe", False),
+        ("sum", "final", "boundary", 1, "flat", True),
+        ("sum", "final", "boundary", 3, "levels", True),
+        ("none", "final", "identity", 1, "integrate", True),
+    )
+}
+
 PLAIN: dict[str, Fields] = {
     **{
         f"rnn-{activation}-{norm}": {"kind": "rnn", "activation": activation, "norm": norm}
@@ -105,7 +130,7 @@ PLAIN: dict[str, Fields] = {
     "convnet": {"kind": "convnet", "steps": 11},
 }
 
-VARIANTS: dict[str, Fields] = {**FAST, **PLAIN}
+VARIANTS: dict[str, Fields] = {**FAST, **PORTS, **PLAIN}
 
 # one of each kind where all of them would take too long
 SOME = (
@@ -114,6 +139,8 @@ SOME = (
     "fast-none-preliminary-identity-S1-store",
     "fast-slow-final-identity-S3-wipe",
     "fast-sum-preliminary-boundary-S0-integrate",
+    "fast-both-preliminary-preliminary-S3-integrate-bias",
+    "fast-sum-final-boundary-S3-levels-bias",
     *PLAIN,
 )
 
@@ -163,6 +190,7 @@ def _fast_core(spec: Any, p: oracle.Params, x: Array) -> tuple[Array, oracle.Sta
         norm=spec.norm,
         write=spec.write,
         sustained=spec.sustained,
+        bias=spec.bias,
         store=None if spec.store is None else [t for t in spec.store if t < time],
         wipe=spec.wipe,
         integrate=[t for t in spec.integrate if t < time],

@@ -66,9 +66,10 @@ def fast_weights(
     inner_steps: int,
     decay: float,
     rate: float,
-    norm: Literal["sum", "none", "slow"],
+    norm: Literal["sum", "none", "slow", "both"],
     write: Literal["final", "preliminary"],
-    sustained: Literal["boundary", "identity"],
+    sustained: Literal["boundary", "identity", "preliminary"],
+    bias: bool = False,
     store: Collection[int] | None = None,
     wipe: bool = False,
     integrate: Collection[int] = (),
@@ -76,14 +77,16 @@ def fast_weights(
     """The fast-weights cell, equations (1) to (3), A as a matrix. x (B, T, I).
 
     Parameters: core.w (R, R), core.c (R, I); core.norm.weight and core.norm.bias (R,) for norm
-    'sum' and 'slow'; core.bias (R,) for norm 'slow'; core.w_int (R, R) and core.c_int (R, I) if
-    `integrate` is not empty. h(0) = 0, A(0) = 0; f is ReLU.
+    'sum', 'slow' and 'both' (not for 'both' with S = 0); core.norm_0.weight and core.norm_0.bias
+    (R,) for norm 'both'; core.bias (R,) for norm 'slow' and for `bias`; core.w_int (R, R) and
+    core.c_int (R, I) if `integrate` is not empty. h(0) = 0, A(0) = 0; f is ReLU.
 
-    (2) pre = W h + C x, with W_int and C_int at the steps of `integrate`. norm 'slow' then
-        puts LN[bias + pre] in its place. h_0 = f(pre).
+    (2) pre = W h + C x, with W_int and C_int at the steps of `integrate`; `bias` adds the bias.
+        norm 'slow' puts LN[bias + pre] in its place. h_0 = f(pre), for norm 'both' f(LN_0[pre]).
     (3) h_{s+1} = f(pre + A h_s), s = 0..S-1, with LN around the sum for norm 'sum'; sustained
-        'identity' puts h_s in the place of pre, i.e. f((A + I) h_s). With S = 0 nothing is
-        read: h = f(pre), for norm 'sum' f(LN[pre]).
+        'identity' puts h_s in the place of pre, i.e. f((A + I) h_s); 'preliminary' puts
+        W h_0 + C x there, made like pre but of h_0. LN for norm 'both' too. With S = 0 nothing
+        is read: h = h_0, for norm 'sum' f(LN[pre]).
     (1) A = decay * A + rate * u u^T, at steps outside `store` (None: every step is stored) only
         A = decay * A. write 'final': u = h, after the step; 'preliminary': u = h_0 = f(pre),
         before the inner loop of the same step, and nothing after it (without LN, for S = 0 too).
@@ -91,9 +94,9 @@ def fast_weights(
 
     Returns hs (B, T, R) and {'h': (B, R), 'A': (B, R, R)}, h after the wipe.
     """
-    check_choice("norm", norm, ("sum", "none", "slow"))
+    check_choice("norm", norm, ("sum", "none", "slow", "both"))
     check_choice("write", write, ("final", "preliminary"))
-    check_choice("sustained", sustained, ("boundary", "identity"))
+    check_choice("sustained", sustained, ("boundary", "identity", "preliminary"))
     if inner_steps < 0:
         raise ValueError(f"inner_steps must not be negative, got {inner_steps}")
     batch, time, inputs = sizes_of(x)
@@ -104,8 +107,10 @@ def fast_weights(
     merging = slow
     if integrated:
         merging = (as_mat(p["core.w_int"], size, size), as_mat(p["core.c_int"], size, inputs))
-    bias = as_vec(p["core.bias"], size) if norm == "slow" else []
-    ln = norm_of(p, "core.norm", size) if norm != "none" else None
+    shift = as_vec(p["core.bias"], size) if bias or norm == "slow" else [0.0] * size
+    reads_norm = norm in ("sum", "slow") or (norm == "both" and inner_steps > 0)
+    ln = norm_of(p, "core.norm", size) if reads_norm else None
+    ln_0 = norm_of(p, "core.norm_0", size) if norm == "both" else None
 
     hs = np.zeros((batch, time, size))
     final = {"h": np.zeros((batch, size)), "A": np.zeros((batch, size, size))}
@@ -114,21 +119,25 @@ def fast_weights(
         a = [[0.0] * size for _ in range(size)]
         for t in range(time):
             w, c = merging if t in integrated else slow
-            pre = sum_of(matrix_times(w, h), matrix_times(c, as_vec(x[b, t])))
+            from_x = sum_of(shift, matrix_times(c, as_vec(x[b, t])))
+            pre = sum_of(matrix_times(w, h), from_x)
             if norm == "slow" and ln is not None:
-                pre = ln(sum_of(bias, pre))
-            h_0 = [relu_of(e) for e in pre]
+                pre = ln(pre)
+            h_0 = [relu_of(e) for e in (pre if ln_0 is None else ln_0(pre))]
             if write == "preliminary":
                 a = _decay_and_write(a, decay, rate, h_0 if t in stored else None)
             if inner_steps == 0:
-                bracket = ln(pre) if norm == "sum" and ln is not None else pre
-                h = [relu_of(e) for e in bracket]
+                h = [relu_of(e) for e in ln(pre)] if norm == "sum" and ln is not None else h_0
             else:
+                if sustained == "preliminary":
+                    pre = sum_of(matrix_times(w, h_0), from_x)
+                    if norm == "slow" and ln is not None:
+                        pre = ln(pre)
                 h = h_0
                 for _ in range(inner_steps):
-                    kept = pre if sustained == "boundary" else h
+                    kept = h if sustained == "identity" else pre
                     bracket = sum_of(kept, matrix_times(a, h))
-                    if norm == "sum" and ln is not None:
+                    if norm in ("sum", "both") and ln is not None:
                         bracket = ln(bracket)
                     h = [relu_of(e) for e in bracket]
             if write == "final":

@@ -29,7 +29,7 @@ torch = pytest.importorskip("torch")
 
 COVERED = [
     variant
-    for variant in cases.FAST
+    for variant in (*cases.FAST, *cases.PORTS)
     if not uncovered(cases.core_only(cases.core_of(variant, SIZE), INPUTS).core)
 ]
 
@@ -82,7 +82,7 @@ def test_every_output_and_gradient_is_that_of_the_equations(
     variant: str, trained: bool, exact: Engine
 ) -> None:
     for batch, time in SHAPES:
-        rate = cases.FAST[variant]["rate"] / (1 if time < 10 else 5)
+        rate = cases.VARIANTS[variant]["rate"] / (1 if time < 10 else 5)
         hold(spec_of(variant, trained, rate=rate), exact, batch, time)
 
 

@@ -16,7 +16,7 @@ from fwcore.cells import cells
 from fwcore.errors import BackendError
 from fwcore.spec import ModelSpec
 from tests import cases, oracle
-from tests.cases import FAST, PLAIN, Array, Engine
+from tests.cases import FAST, PLAIN, PORTS, Array, Engine
 from tests.tolerances import assert_close
 
 SIZE, TIME, BATCH, FEATURES = 3, 4, 2, 2
@@ -33,6 +33,7 @@ TINY: dict[str, dict[str, Any]] = {
         for name, fields in FAST.items()
         if not name.endswith("flat") and name.startswith("fast-sum") and "-boundary-" in name
     },
+    **PORTS,
     **PLAIN,
     **{
         f"{name}-trained": {**FAST[name], "trained": True}

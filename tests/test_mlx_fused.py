@@ -12,14 +12,18 @@ from fwcore import model
 from fwcore.errors import ConfigError
 from fwcore.memory import Plan
 from tests import cases
-from tests.cases import FAST, Array
+from tests.cases import FAST, PORTS, Array
 from tests.conftest import need
 from tests.tolerances import assert_close
 
 SIZE, FEATURES = 3, 2
 LEAST = 1e-3  # a gradient that is 0 is held to this size
 
-COVERED = [name for name in FAST if "-final-boundary-" in name and "-slow-" not in name]
+COVERED = [
+    name
+    for name in (*FAST, *PORTS)
+    if "-final-boundary-" in name and not {"slow", "both"} & set(name.split("-"))
+]
 # (B, T, chunk): one step, an odd number, one sequence, borders, a border after each step
 SHAPES = [(2, 1, 100), (2, 7, 100), (1, 7, 3), (2, 9, 2), (2, 5, 1)]
 SOME = [
@@ -27,6 +31,8 @@ SOME = [
     "fast-none-final-boundary-S3-store",
     "fast-sum-final-boundary-S3-levels",
     "fast-sum-final-boundary-S0-wipe",
+    "fast-sum-final-boundary-S1-flat-bias",
+    "fast-sum-final-boundary-S3-levels-bias",
 ]
 
 pytestmark = pytest.mark.usefixtures("eager")

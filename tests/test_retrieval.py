@@ -205,3 +205,20 @@ def test_spec_names_the_mistake(options: dict[str, int], words: list[str]) -> No
 def test_unknown_split() -> None:
     with pytest.raises(ConfigError, match=r"unknown split 'tests'.*did you mean 'test'"):
         retrieval().split("tests")
+
+
+@pytest.mark.parametrize(("pairs", "share"), [(1, 1.0), (2, 0.53515), (4, 0.0)])
+def test_the_share_of_test_strings_that_the_training_split_has(pairs: int, share: float) -> None:
+    """What the guides say of few pairs; the default sizes."""
+    rows = {
+        split: [row.tobytes() for row in generate(pairs, count, 0, split).inputs]
+        for split, count in (("train", 100_000), ("test", 20_000))
+    }
+    known = set(rows["train"])
+    assert sum(row in known for row in rows["test"]) / 20_000 == share
+
+
+def test_more_pairs_begin_with_the_same_letters_and_other_digits() -> None:
+    few, more = (generate(pairs, 1000, 0, "test").inputs for pairs in (4, 8))
+    assert np.array_equal(few[:, 0:8:2], more[:, 0:8:2])
+    assert 0.05 < (few[:, 1:8:2] == more[:, 1:8:2]).mean() < 0.15

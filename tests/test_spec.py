@@ -45,9 +45,10 @@ CORES = {
         decay=st.floats(0, 1, exclude_min=True, exclude_max=True),
         rate=POSITIVE,
         inner_steps=st.integers(0, 9),
-        norm=st.sampled_from(["sum", "none", "slow"]),
+        norm=st.sampled_from(["sum", "none", "slow", "both"]),
         write=st.sampled_from(["final", "preliminary"]),
-        sustained=st.sampled_from(["boundary", "identity"]),
+        sustained=st.sampled_from(["boundary", "identity", "preliminary"]),
+        bias=st.just(True),  # false is left out of the JSON
         trained=st.booleans(),
         init_scale=FINITE,
         store=st.none() | STEPS,
@@ -204,6 +205,24 @@ def test_a_run_goes_through_json(data: dict[str, Any]) -> None:
 def test_digests_are_equal_where_specs_are(one: dict[str, Any], other: dict[str, Any]) -> None:
     first, second = TrainSpec.parse(one, "test"), TrainSpec.parse(other, "test")
     assert (first == second) == (first.digest() == second.digest())
+
+
+def test_a_field_added_later_changes_no_hash_while_it_has_its_default() -> None:
+    core = {"kind": "fast-weights", "size": 20}
+    old = {"encoder": {"kind": "embedding", "symbols": 37}, "core": core, "head": {"classes": 10}}
+    spec = ModelSpec.parse(old, "test")
+    assert "bias" not in spec.json_data()["core"]
+    assert spec.digest() == "eb25016d"  # of this model before there was a bias
+    assert ModelSpec.parse({**old, "core": {**core, "bias": False}}, "test").digest() == "eb25016d"
+    with_bias = ModelSpec.parse({**old, "core": {**core, "bias": True}}, "test")
+    assert with_bias.json_data()["core"]["bias"] is True
+    assert with_bias.digest() != spec.digest()
+
+
+def test_a_norm_over_the_batch_is_refused_with_the_reason() -> None:
+    message = refusal(put("model.core.norm", "batch"))
+    for words in ("depend on the other examples", "take sum", "got", "norm='batch'"):
+        assert words in message
 
 
 def test_every_field_of_every_spec_is_drawn_above() -> None:

@@ -88,6 +88,8 @@ class TorchCompiled:
         core = self.spec.core
         if self._memory == "fused" and self._ops.device.type == "cpu":
             assert isinstance(core, fast_weights.Spec)  # noqa: S101 that is what fused covers
+            if core.bias:  # the kernel of one step has none
+                return model.Stream(self._ops, self.spec, weights, batch)
             return FusedStream(self._ops, core, weights, batch)
         return model.Stream(self._ops, self.spec, weights, batch)
 

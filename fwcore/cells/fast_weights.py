@@ -11,7 +11,7 @@ Source: Ba, Hinton, Mnih, Leibo, Ionescu 2016 (arXiv 1610.06258), sections 3 and
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 import pydantic
@@ -27,6 +27,12 @@ from fwcore.params import Param, constant, identity, layer_norm, uniform
 # of a trained decay, by which fused cores divide; 1 + it is 1 in every number type
 LEAST_DECAY = 1e-30
 
+NO_BATCH_NORM = (
+    "mean and deviation over the batch, as jiamings/fast-weights and Victorwz/fast-weights-pytorch "
+    "take them, make an answer depend on the other examples, and divide by 0 for a batch of one; "
+    "take sum"
+)
+
 Step = Annotated[int, pydantic.Field(ge=0)]
 
 
@@ -39,11 +45,17 @@ class Spec(CellSpec):
         inner_steps: S, reads of A within a time step, at most 1000; 0 reads nothing and leaves the
             layer-normalised IRNN: h = f(LN[W h + C x]).
         norm: where layer normalisation acts: `sum` on the whole bracket (eq. 3); `none`; `slow`
-            on b + W h + C x alone, as printed by Wayman & Mathew 2017 (reads may then blow up).
+            on b + W h + C x alone, as printed by Wayman & Mathew 2017 (reads may then blow up);
+            `both` on the bracket and, with a gain and a bias of its own, on W h + C x in eq. 2, as
+            github.com/jxwufan/AssociativeRetrieval and github.com/waymane1/fast-weights-rnn do.
         write: `final` stores h(t) after the step (eq. 1); `preliminary` stores h_0(t) before the
             reads of the same step, as several public implementations do.
         sustained: `boundary` keeps W h + C x in every inner step (eq. 3); `identity` adds the
-            identity matrix to A instead and lets the state sustain itself.
+            identity matrix to A instead and lets the state sustain itself; `preliminary` keeps
+            W h_0 + C x, as github.com/GokuMohandas/fast-weights, github.com/jiamings/fast-weights
+            and github.com/Victorwz/fast-weights-pytorch do.
+        bias: whether b, of zeros at first, is added to C x, as GokuMohandas/fast-weights does;
+            norm `slow` has it always.
         trained: whether decay and rate are learned, from their values here.
         init_scale: W starts as this times the identity.
         store: time steps after which h is written into A; None writes after every step.
@@ -51,13 +63,16 @@ class Spec(CellSpec):
         integrate: time steps that use their own slow weights W_int, C_int (multi-level memory).
     """
 
+    omit_default: ClassVar[frozenset[str]] = frozenset({"bias"})
+
     kind: Literal["fast-weights"] = "fast-weights"
     decay: Annotated[float, pydantic.Field(gt=0, le=1)] = 0.95
     rate: Annotated[float, pydantic.Field(gt=0)] = 0.5
     inner_steps: Annotated[int, pydantic.Field(ge=0, le=1000)] = 1
-    norm: Literal["sum", "none", "slow"] = "sum"
+    norm: Literal["sum", "none", "slow", "both"] = "sum"
     write: Literal["final", "preliminary"] = "final"
-    sustained: Literal["boundary", "identity"] = "boundary"
+    sustained: Literal["boundary", "identity", "preliminary"] = "boundary"
+    bias: bool = False
     trained: bool = False
     init_scale: float = 0.05
     store: tuple[Step, ...] | None = None
@@ -68,6 +83,13 @@ class Spec(CellSpec):
     def memory_reads(self) -> int:
         """S."""
         return self.inner_steps
+
+    @pydantic.field_validator("norm", mode="before")
+    @classmethod
+    def _of_one_example(cls, norm: object) -> object:
+        if norm == "batch":
+            raise ValueError(NO_BATCH_NORM)
+        return norm
 
     @pydantic.model_validator(mode="after")
     def _learnable(self) -> Self:
@@ -82,6 +104,11 @@ class Spec(CellSpec):
 PRESETS: dict[str, dict[str, Any]] = {"fast-weights": {}}
 
 
+def has_bias(spec: Spec) -> bool:
+    """Whether there is b, `core.bias` (R,)."""
+    return spec.bias or spec.norm == "slow"
+
+
 def parameters(spec: Spec, inputs: int) -> list[Param]:
     """W (R, R) = 0.05 I, C (R, I) uniform in +-1/sqrt(R), layer norm, and what the options add."""
     size = spec.size
@@ -94,9 +121,11 @@ def parameters(spec: Spec, inputs: int) -> list[Param]:
             Param("core.w_int", (size, size), "OI", identity(spec.init_scale)),
             Param("core.c_int", (size, inputs), "OI", uniform(size**-0.5)),
         ]
-    if spec.norm == "slow":
+    if has_bias(spec):
         table.append(Param("core.bias", (size,), "U", constant(0.0)))
-    if spec.norm != "none":
+    if spec.norm == "both":
+        table += layer_norm("core.norm_0", size)
+    if spec.norm != "none" and not (spec.norm == "both" and spec.inner_steps == 0):
         table += layer_norm("core.norm", size)
     if spec.trained:
         table += [
@@ -137,16 +166,19 @@ class FastState(NamedTuple):
 
 
 def slow_input(ops: Ops, spec: Spec, p: Weights, x: Array, first: int) -> Array:
-    """C x(t) for all steps, C_int x(t) at the steps that integrate: (B, T, I) -> (B, T, R)."""
+    """C x(t) for all steps, C_int x(t) at the steps that integrate, + b where there is one.
+
+    (B, T, I) -> (B, T, R).
+    """
     projected = x @ p["core.c"].T
     places = [t - first for t in spec.integrate if first <= t < first + x.shape[1]]
-    if not places:
-        return projected
-    steps, inputs = ops.unbind(projected, 1), ops.unbind(dense(x), 1)
-    merged = ops.stack([inputs[place] for place in places], 1) @ p["core.c_int"].T
-    for place, z in zip(places, ops.unbind(merged, 1), strict=True):
-        steps[place] = z
-    return ops.stack(steps, 1)
+    if places:
+        steps, inputs = ops.unbind(projected, 1), ops.unbind(dense(x), 1)
+        merged = ops.stack([inputs[place] for place in places], 1) @ p["core.c_int"].T
+        for place, z in zip(places, ops.unbind(merged, 1), strict=True):
+            steps[place] = z
+        projected = ops.stack(steps, 1)
+    return projected + p["core.bias"] if has_bias(spec) else projected
 
 
 def project(ops: Ops, spec: Spec, p: Weights, x: Array, first: int) -> Sequence[Array]:
@@ -176,25 +208,25 @@ def start(ops: Ops, spec: Spec, p: Weights, batch: int, memory: Plan, given: Wei
 
 
 def transition(ops: Ops, spec: Spec, p: Weights, z: Array, h: Array, t: int) -> Array:
-    """W h + C x of one time step from z = C x and h, both (B, R)."""
+    """W h + C x of one time step from z = C x and h, both (B, R); normalised for norm `slow`."""
     slow = z + h @ p["core.w_int" if t in spec.integrate else "core.w"].T
-    if spec.norm == "slow":
-        slow = normalise(ops, p, "core.norm", slow + p["core.bias"])
-    return slow
+    return normalise(ops, p, "core.norm", slow) if spec.norm == "slow" else slow
 
 
 def step(ops: Ops, spec: Spec, p: Weights, z: Array, state: FastState, t: int) -> FastState:
     """Equations 2, 3 and 1 in this order, with the variants of `Spec`."""
     slow = transition(ops, spec, p, z, state.h, t)
-    h = ops.relu(slow)  # eq. 2
+    h = ops.relu(normalise(ops, p, "core.norm_0", slow) if spec.norm == "both" else slow)  # eq. 2
     stores = spec.store is None or t in spec.store
     memory = state.memory
     if spec.write == "preliminary":
         memory = memory.write(h) if stores else memory.skip()
+    if spec.sustained == "preliminary" and spec.inner_steps:
+        slow = transition(ops, spec, p, z, h, t)
     for _ in range(spec.inner_steps):
-        bracket = memory.read(h) + (slow if spec.sustained == "boundary" else h)
+        bracket = memory.read(h) + (h if spec.sustained == "identity" else slow)
         h = ops.relu(
-            normalise(ops, p, "core.norm", bracket) if spec.norm == "sum" else bracket
+            normalise(ops, p, "core.norm", bracket) if spec.norm in ("sum", "both") else bracket
         )  # eq. 3
     if spec.inner_steps == 0 and spec.norm == "sum":
         h = ops.relu(normalise(ops, p, "core.norm", slow))

@@ -75,4 +75,5 @@ def _slow_input(ops: Ops, cell: fast_weights.Spec, p: Weights, x: mx.array, firs
     if not set(cell.integrate).isdisjoint(steps):
         return mx.swapaxes(fast_weights.slow_input(ops, cell, p, x, first), 0, 1)
     turned = x.swapped() if isinstance(x, LookedUp) else mx.swapaxes(x, 0, 1)
-    return turned @ mx.contiguous(p["core.c"].T)
+    projected = turned @ mx.contiguous(p["core.c"].T)
+    return projected + p["core.bias"] if fast_weights.has_bias(cell) else projected
