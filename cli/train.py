@@ -68,7 +68,9 @@ def train(
     ] = None,
     norm: Annotated[
         str | None,
-        flag("--norm", "sum, none, slow, both (fast-weights); none, layer (rnn, lstm, gru).", "Model"),
+        flag(
+            "--norm", "sum, none, slow, both (fast-weights); none, layer (rnn, lstm, gru).", "Model"
+        ),
     ] = None,
     control: Annotated[
         str | None, flag("--control", "auto, multi-level or flat fast memory.", "Model")
