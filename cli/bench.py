@@ -217,15 +217,11 @@ def _header(side: Framework, shapes: list[Shape], chosen: Options, ceilings: Any
 
 def _write(out: Path | None, result: dict[str, Any]) -> None:
     """The result so far as a file. Raises FileError."""
-    from fwcore.checkpoint import write_text
-    from fwcore.errors import FileError
+    from fwcore.durable import make_folder, write_text
 
     if out is None:
         return
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FileError(f"--out: {out} cannot be written: {error.strerror}") from error
+    make_folder(out.parent)
     write_text(out, json.dumps(result, indent=1) + "\n")
 
 

@@ -18,7 +18,7 @@ from cli.lists import whole_numbers
 from cli.options import Cluster
 from cli.resolve import layer, resolve
 from cli.signals import StopFlag
-from fwcore.checkpoint import write_text
+from fwcore.durable import make_folder, write_text
 from fwcore.errors import (
     BackendError,
     CheckFailed,
@@ -135,7 +135,7 @@ def _store(root: Path, task: str) -> Path:
 def write_page(root: Path) -> list[Path]:
     """RESULTS.md, and in a README the part that is marked for it."""
     found = chapters(root)
-    summary.make_folder(root)
+    make_folder(root)
     texts = {root / PAGE: page.page(found)}
     readme = root / README
     if readme.is_file():

@@ -23,6 +23,7 @@ from cli.resolve import layer, resolve
 from cli.signals import StopFlag
 from cli.train import SPEC_FLAGS
 from fwcore import checkpoint
+from fwcore.durable import make_folder
 from fwcore.errors import BackendError, CheckFailed, ConfigError, DivergedError
 from fwcore.frozen import differences
 from fwcore.runs import default_path
@@ -339,7 +340,7 @@ def _searches(found: Sweep) -> dict[str, Any]:
         return {}
     from sweeps.study import Search, connect
 
-    result.make(found.folder)
+    make_folder(found.folder)
     default = f"sqlite:///{(found.folder / 'study.db').resolve()}"
     storage = connect(found.request.storage or spec.storage or default)
     return {

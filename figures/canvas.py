@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 
-from fwcore.errors import ConfigError, FileError
+from fwcore.durable import make_folder, write_bytes
+from fwcore.errors import ConfigError
 
 mpl.use("Agg")
 
@@ -57,13 +58,10 @@ def save(figure: Figure, path: Path) -> None:
         FileError: it cannot be written.
     """
     check_path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
+    picture = io.BytesIO()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(beside, dpi=DPI)
-        beside.replace(path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise FileError(f"figure: {path} cannot be written: {error.strerror}") from error
+        figure.savefig(picture, format=path.suffix[1:].lower(), dpi=DPI)
     finally:
         plt.close(figure)
+    make_folder(path.parent)
+    write_bytes(path, picture.getvalue())

@@ -10,10 +10,8 @@ Every file says a SHA-256 that it is held against: a tensor file that of its own
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -28,6 +26,7 @@ import safetensors
 import safetensors.numpy
 
 from fwcore import files, layouts, model, params
+from fwcore.durable import create, new_folder, partial_of, rename, sync_folder, write_text
 from fwcore.errors import CheckpointError, ConfigError, FileError
 from fwcore.frozen import Frozen
 from fwcore.params import Param
@@ -110,39 +109,6 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def sync(path: Path) -> None:
-    """Wait until a file or folder is on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def partial_of(path: Path) -> Path:
-    """Where a file or folder is written before it gets its name."""
-    return path.with_name(f".{path.name}.partial")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        FileError: it cannot be written.
-    """
-    partial = partial_of(path)
-    try:
-        partial.unlink(missing_ok=True)  # else what a link there points at would be written
-        partial.write_text(text, encoding="utf-8")
-        sync(partial)
-        partial.replace(path)
-        sync(path.parent)
-    except OSError as error:
-        with contextlib.suppress(OSError):  # the first failure is the news
-            partial.unlink(missing_ok=True)
-        raise FileError(f"{path}: cannot be written: {error.strerror}") from error
-
-
 def write_tensors(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> str:
     """Write arrays to a safetensors file, read them back, and return the file's SHA-256.
 
@@ -156,8 +122,7 @@ def write_tensors(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str
     solid = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     # not save_file: it makes the file readable for its owner alone, whatever the umask says
     labels = {**metadata, DIGEST: digest(solid, metadata)}
-    path.write_bytes(ordered(safetensors.numpy.save(solid, metadata=labels)))
-    sync(path)
+    create(path, ordered(safetensors.numpy.save(solid, metadata=labels)))
     try:
         read_tensors(path)  # which holds it against the digest
     except CheckpointError as error:
@@ -241,25 +206,36 @@ def write(
     """
     partial = partial_of(folder)
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        hashes = {
-            MODEL_FILE: write_tensors(partial / MODEL_FILE, weights, metadata_of(spec, layout))
-        }
-        if moments is not None:
-            labels = {"format": "pt", "fwt.layout": layout, "fwt.step": str(progress.step)}
-            hashes[OPTIMIZER_FILE] = write_tensors(partial / OPTIMIZER_FILE, moments, labels)
-        state = State(format_version=FORMAT_VERSION, progress=progress, spec=spec, sha256=hashes)
-        data = state.json_data()
-        data["sha256"][STATE_FILE] = _digest_of(data)
-        text = json.dumps(data, indent=1, sort_keys=True)
-        write_text(partial / STATE_FILE, f"{text}\n")
-        sync(partial)
-        _put_in_place(partial, folder)
+        with new_folder(folder.parent):
+            try:
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir()
+                _fill(partial, spec, weights, moments, progress, layout)
+                _put_in_place(partial, folder)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
     except (OSError, safetensors.SafetensorError) as error:
         raise FileError(f"{folder}: cannot be written: {error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _fill(
+    folder: Path,
+    spec: RunSpec,
+    weights: Mapping[str, Array],
+    moments: Mapping[str, Array] | None,
+    progress: Progress,
+    layout: str,
+) -> None:
+    """The files of a checkpoint in an empty folder, on the disk; see `write`."""
+    hashes = {MODEL_FILE: write_tensors(folder / MODEL_FILE, weights, metadata_of(spec, layout))}
+    if moments is not None:
+        labels = {"format": "pt", "fwt.layout": layout, "fwt.step": str(progress.step)}
+        hashes[OPTIMIZER_FILE] = write_tensors(folder / OPTIMIZER_FILE, moments, labels)
+    state = State(format_version=FORMAT_VERSION, progress=progress, spec=spec, sha256=hashes)
+    data = state.json_data()
+    data["sha256"][STATE_FILE] = _digest_of(data)
+    text = json.dumps(data, indent=1, sort_keys=True)
+    write_text(folder / STATE_FILE, f"{text}\n")  # which syncs the folder, too
 
 
 def _old(folder: Path) -> Path:
@@ -272,15 +248,15 @@ def _put_in_place(partial: Path, folder: Path) -> None:
     old = _old(folder)
     if folder.exists():  # else the old one is the only one: a process was killed between renames
         shutil.rmtree(old, ignore_errors=True)
-        folder.rename(old)
+        rename(folder, old)
     try:
-        partial.rename(folder)
-        sync(folder.parent)
+        rename(partial, folder)
+        sync_folder(folder.parent)
     except OSError:
         if folder.exists():
-            folder.rename(partial)
+            rename(folder, partial)
         if old.exists():
-            old.rename(folder)
+            rename(old, folder)
         raise
     shutil.rmtree(old, ignore_errors=True)
 
@@ -298,7 +274,7 @@ def tidy(folder: Path) -> None:
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)
     elif old.is_dir():
-        old.rename(folder)
+        rename(old, folder)
 
 
 def remove(folder: Path) -> None:
@@ -309,7 +285,7 @@ def remove(folder: Path) -> None:
     """
     partial = partial_of(folder)
     shutil.rmtree(partial, ignore_errors=True)
-    folder.rename(partial)
+    rename(folder, partial)
     shutil.rmtree(partial)
 
 

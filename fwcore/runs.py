@@ -18,7 +18,7 @@ import filelock
 import numpy as np
 import pydantic
 
-from fwcore import checkpoint, files
+from fwcore import checkpoint, durable, files
 from fwcore.checkpoint import Checkpoint, Progress
 from fwcore.errors import CheckpointError, ConfigError, DivergedError, FileError, InUseError
 from fwcore.frozen import Frozen
@@ -30,6 +30,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 STEP_NAME = re.compile(r"step-[0-9]{8}")
 MOST_POINTER = 4096  # bytes
 LOCK = ".lock"
+DESKTOP = (".DS_Store", ".directory", "Thumbs.db", "desktop.ini")  # what file managers leave
 WRITTEN = (LOCK, "metrics.jsonl", "checkpoints")  # what is written where it is, not renamed to
 
 
@@ -119,25 +120,28 @@ class RunFolder:
             ConfigError: the folder holds something, or another process begins a run in it.
             FileError: it cannot be written.
         """
-        try:
-            _refuse_used(path)
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise FileError(f"out: {path} cannot be written: {error.strerror}") from error
         folder = cls(path)
         try:
-            folder._take()
-            _refuse_used(path)  # another process may have begun a run since
-            folder.write_json("spec.json", spec.json_data())
+            _refuse_used(path)
+            with durable.new_folder(path):
+                folder._begin(spec)
+        except OSError as error:
+            raise FileError(f"out: {path} cannot be written: {error.strerror}") from error
+        return folder
+
+    def _begin(self, spec: RunSpec) -> None:
+        """Write the spec; if that fails, nothing is left of the run."""
+        self._take()
+        try:
+            _refuse_used(self.path)  # another process may have begun a run since
+            self.write_json("spec.json", spec.json_data())
         except FileError:
-            with contextlib.suppress(OSError):  # the first failure is the news
-                if folder._lock.is_locked:
-                    (path / LOCK).unlink()
-                path.rmdir()
+            for name in ("spec.json", LOCK):
+                with contextlib.suppress(OSError):  # the first failure is the news
+                    (self.path / name).unlink(missing_ok=True)
             raise
         finally:
-            folder._lock.release()
-        return folder
+            self._lock.release()
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -208,7 +212,7 @@ class RunFolder:
 
     def write_json(self, name: str, data: Any) -> None:
         """Write a JSON file of the run, whole or not at all."""
-        checkpoint.write_text(self.path / name, json.dumps(data, indent=1) + "\n")
+        durable.write_text(self.path / name, json.dumps(data, indent=1) + "\n")
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """A JSON file of the run that holds an object; None if there is no such file.
@@ -251,7 +255,7 @@ class RunFolder:
         path = self.path / "metrics.jsonl"
         try:
             if path.exists():
-                checkpoint.sync(path)
+                durable.sync_file(path)
         except OSError as error:
             raise FileError(f"{path}: cannot be written: {error.strerror}") from error
 
@@ -271,7 +275,7 @@ class RunFolder:
                     kept.append(line)
             except (ValueError, TypeError, KeyError):
                 break  # a line half written when the process died: nothing good follows it
-        checkpoint.write_text(path, "".join(f"{line}\n" for line in kept))
+        durable.write_text(path, "".join(f"{line}\n" for line in kept))
 
     def _pointed(self, name: str) -> Path | None:
         """The checkpoint that a pointer file names; None if there is no such pointer."""
@@ -321,9 +325,9 @@ class RunFolder:
         name = folder.name
         self._sync_metrics()
         checkpoint.write(folder, spec, weights, moments, progress)
-        checkpoint.write_text(self.path / "last", f"{name}\n")
+        durable.write_text(self.path / "last", f"{name}\n")
         if progress.best is not None and progress.best.step == progress.step:
-            checkpoint.write_text(self.path / "best", f"{name}\n")
+            durable.write_text(self.path / "best", f"{name}\n")
         self._prune(spec.report.keep)
 
     def _prune(self, keep: int) -> None:
@@ -355,7 +359,7 @@ class RunFolder:
         model.load_optimizer_state(found.moments, found.progress.step)
         self.drop_metrics_after(found.progress.step)
         if found.progress.best is not None:  # the process may have died between the two pointers
-            checkpoint.write_text(self.path / "best", f"{_step_name(found.progress.best.step)}\n")
+            durable.write_text(self.path / "best", f"{_step_name(found.progress.best.step)}\n")
         self._prune(found.spec.report.keep)  # or before it removed what is not needed any more
         return found.progress.model_copy(deep=True)
 
@@ -381,22 +385,38 @@ class RunFolder:
 
 
 def taken(path: Path) -> bool:
-    """Whether a path holds more than a lock and a first file never finished."""
+    """Whether a path holds more than a lock, a first file never finished, and file managers' own.
+
+    Raises:
+        OSError: it cannot be looked into.
+    """
     if not path.exists():
         return False
-    begun = (path / LOCK, checkpoint.partial_of(path / "spec.json"))
-    return not path.is_dir() or any(
-        each not in begun or each.is_symlink() for each in path.iterdir()
-    )
+    return not path.is_dir() or any(not _is_free(each) for each in path.iterdir())
+
+
+def _is_free(path: Path) -> bool:
+    """Whether a file may lie where a run begins."""
+    if path.name in DESKTOP:
+        return True
+    begun = (LOCK, durable.partial_of(path.with_name("spec.json")).name)
+    return path.name in begun and not path.is_symlink()
 
 
 def _refuse_used(path: Path) -> None:
     """Raise ConfigError if a path is taken."""
-    if taken(path):
+    if not taken(path):
+        return
+    if (path / "spec.json").is_file():
         raise ConfigError(
             f"out: {path} exists; go on with: fwt train --resume {path}, "
             "or choose another folder with --out"
         )
+    kind = "a folder that holds something else" if path.is_dir() else "a file"
+    raise ConfigError(
+        f"out: {path} exists: expected a new or an empty folder, got {kind}; "
+        "choose another folder with --out"
+    )
 
 
 def _lines(path: Path) -> list[str]:

@@ -10,9 +10,9 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from fwcore.checkpoint import write_text
 from fwcore.compare import GRADIENT_TOLERANCE, LOGIT_TOLERANCE
-from fwcore.errors import ConfigError, FileError
+from fwcore.durable import make_folder, write_text
+from fwcore.errors import ConfigError
 from reports.pictures import Picture
 
 SUFFIX = ".html"
@@ -71,8 +71,5 @@ def duration(seconds: float) -> tuple[str, str]:
 
 def write(path: Path, text: str) -> None:
     """The page into its file, in a folder that need not be there. Raises FileError."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FileError(f"--out: {path} cannot be written: {error.strerror}") from error
+    make_folder(path.parent)
     write_text(path, text)

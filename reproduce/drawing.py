@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from figures import canvas
+from fwcore.durable import make_folder
 from reproduce.curves import Figure, Line
-from reproduce.summary import make_folder
 
 # style -> colour, dashes, marker. The colours are those of Okabe & Ito 2008, which differ in
 # lightness too; dashes and markers tell lines apart without them.

@@ -15,8 +15,9 @@ from pydantic import Field, field_validator
 
 import tasks
 from fwcore import files, model
-from fwcore.checkpoint import read_object, write_text
-from fwcore.errors import CheckpointError, FileError
+from fwcore.checkpoint import read_object
+from fwcore.durable import make_folder, write_text
+from fwcore.errors import CheckpointError
 from fwcore.frozen import Frozen
 from fwcore.runs import RunFolder
 from fwcore.spec import RunSpec
@@ -244,14 +245,6 @@ def store(path: Path, records: Sequence[Record]) -> None:
     lines = ",\n".join(json.dumps(record.json_data()) for record in records)
     make_folder(path.parent)
     write_text(path, f'{{"runs": [\n{lines}\n]}}\n')
-
-
-def make_folder(path: Path) -> None:
-    """A folder and those above it. Raises FileError if it cannot be made."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FileError(f"{path}: cannot be made: {error.strerror}") from error
 
 
 def add(path: Path, new: Iterable[Record]) -> list[Record]:

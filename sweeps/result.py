@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fwcore.checkpoint import write_text
-from fwcore.errors import FileError
+from fwcore.durable import make_folder, write_text
 from sweeps.jobs import DIVERGED, Outcome
 from sweeps.plan import Group, Setting
 
@@ -130,19 +129,11 @@ def of_group(
     }
 
 
-def make(folder: Path) -> None:
-    """A folder, if it is not there. Raises FileError."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FileError(f"sweep: {folder} cannot be written: {error.strerror}") from error
-
-
 def write(path: Path, data: dict[str, Any]) -> None:
     """A JSON file, whole or not at all, in a folder that need not be there.
 
     Raises:
         FileError: it cannot be written.
     """
-    make(path.parent)
+    make_folder(path.parent)
     write_text(path, json.dumps(data, indent=1) + "\n")

@@ -69,7 +69,7 @@ def hit(where: str, count: int, name: str) -> str:
 
 UPDATE = "fwcore.batches:BatchOrder:rows"  # called within an update
 SAVE = "fwcore:checkpoint:write_tensors"  # called twice a save: weights, then moments
-WRITE = "fwcore:checkpoint:write_text"  # spec, run.json, state, pointers, metrics, ...
+WRITE = "fwcore:durable:write_text"  # spec, run.json, state, pointers, metrics, ...
 
 
 @pytest.fixture(scope="module", name="references")

@@ -230,7 +230,7 @@ def test_an_old_checkpoint_that_is_the_only_one_outlives_a_new_write(point, monk
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", fails)
+        patch.setattr(checkpoint, "rename", fails)
         with pytest.raises(FileError):
             checkpoint.write(point, found.spec, found.params, found.moments, Progress(step=9))
     assert checkpoint.read(point).progress == found.progress

@@ -447,8 +447,8 @@ def test_what_cannot_be_reported_is_one_line_and_no_page(
 
 def test_a_page_that_cannot_be_written_is_named(new, tmp_path):
     (tmp_path / "file").write_text("")
-    page = tmp_path / "file" / "r.html"
-    refused(4, (str(page), "cannot be written"), "report", new, "-o", page)
+    words = (str(tmp_path / "file"), "cannot be made: File exists")
+    refused(4, words, "report", new, "-o", tmp_path / "file" / "r.html")
 
 
 @pytest.mark.parametrize("gone", ["jinja2", "matplotlib"])

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -103,8 +103,8 @@ def test_a_folder_that_holds_anything_is_refused_and_untouched(tmp_path):
     (tmp_path / "used" / "mine").write_text("kept")
     (tmp_path / "file").write_text("kept")
     before = snapshot(tmp_path)
-    for name in ("used", "file"):
-        with pytest.raises(ConfigError, match="exists; go on with: fwt train --resume"):
+    for name, kind in (("used", "a folder that holds something else"), ("file", "a file")):
+        with pytest.raises(ConfigError, match=f"{name} exists: expected .* got {kind}; choose"):
             RunFolder.create(tmp_path / name, SPEC)
     assert snapshot(tmp_path) == before
     (tmp_path / "empty").mkdir()
@@ -112,7 +112,7 @@ def test_a_folder_that_holds_anything_is_refused_and_untouched(tmp_path):
 
 
 def test_a_folder_that_cannot_hold_its_spec_is_not_left_behind(tmp_path, monkeypatch):
-    monkeypatch.setattr(Path, "write_text", Faulty(Path.write_text, 1, after=False))
+    monkeypatch.setattr(os, "fsync", Faulty(os.fsync, 1, after=False))
     with pytest.raises(FileError, match="No space left"):
         RunFolder.create(tmp_path / "run", SPEC)
     assert list(tmp_path.iterdir()) == []
@@ -213,28 +213,23 @@ def test_weights_that_are_not_finite_are_never_saved(folder):
     assert snapshot(folder.path) == before
 
 
-@pytest.mark.parametrize("count", range(1, 4))
+@pytest.mark.parametrize("count", range(1, 5))
 def test_a_fault_between_checkpoint_and_pointers_is_mended_by_resuming(count, folder, monkeypatch):
-    """The three small files of a save: its state, `last`, `best`."""
+    """The four names given in a save: its state, the checkpoint, `last`, `best`."""
     save(folder, 0)
     save(folder, 1, best=1)
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", faulty_method(Path.replace, count))
+        patch.setattr(os, "replace", Faulty(os.replace, count, after=False))
         with pytest.raises(FileError):
             save(folder, 2, best=2)
     model = Model()
     at = folder.restore(model)
-    assert at.step == (1 if count < 3 else 2)
+    assert at.step == (1 if count < 4 else 2)
     assert at.best is not None
     assert at.best.step == at.step
     assert folder.best() == folder.latest()
     assert folder.load_best().progress.step == at.step
     same(Model(at.step).params, model.params)
-
-
-def faulty_method(real: Any, count: int) -> Any:
-    fault = Faulty(real, count, after=False)
-    return lambda *arguments, **named: fault(*arguments, **named)
 
 
 # --- resuming -----------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from fwcore import checkpoint, train
+from fwcore import checkpoint, durable, train
 from fwcore.errors import ConfigError
 from fwcore.runs import RunFolder
 from tests.cli_tools import ROOT, TINY, clean_environment, environment, fwt, good, snapshot
@@ -106,7 +106,8 @@ def test_a_checkpoint_that_cannot_be_removed_is_told_and_the_run_goes_on(folder,
             raise PermissionError(1, "Operation not permitted")
         os.rename(path, target)
 
-    monkeypatch.setattr(Path, "rename", refused)
+    monkeypatch.setattr(durable, "rename", refused)
+    monkeypatch.setattr(checkpoint, "rename", refused)
     with pytest.warns(UserWarning, match=r"step-00000000: cannot be removed: Operation not"):
         save(folder, 2)
     assert names(folder) == [0, 1, 2]
@@ -119,18 +120,18 @@ def test_a_checkpoint_that_cannot_be_removed_is_told_and_the_run_goes_on(folder,
 def test_metrics_are_on_the_disk_before_what_says_that_they_are(folder, monkeypatch):
     """After a loss of power, too, no line is missing of a step that a checkpoint has made."""
     done: list[str] = []
-    real_sync, real_replace = checkpoint.sync, Path.replace
+    real_sync, real_rename = durable.sync_file, durable.rename
 
     def sync(path: Path) -> None:
         done.append(path.name)
         real_sync(path)
 
-    def replace(path: Path, target: Path) -> None:
+    def rename(path: Path, target: Path) -> None:
         done.append(f"= {target.name}")
-        real_replace(path, target)
+        real_rename(path, target)
 
-    monkeypatch.setattr(checkpoint, "sync", sync)
-    monkeypatch.setattr(Path, "replace", replace)
+    monkeypatch.setattr(durable, "sync_file", sync)
+    monkeypatch.setattr(durable, "rename", rename)
     folder.append_metrics(line(1))
     folder.save(Model(), SPEC, progress(1))
     folder.append_metrics(line(1, "test"))
@@ -145,7 +146,7 @@ def test_metrics_are_on_the_disk_before_what_says_that_they_are(folder, monkeypa
 def test_of_two_processes_that_begin_in_one_folder_at_once_one_is_refused(tmp_path, monkeypatch):
     path, other = tmp_path / "run", SPEC.model_copy(update={"report": SPEC.report})
     refused: list[str] = []
-    real = checkpoint.write_text
+    real = durable.write_text
 
     def write_text(place: Path, text: str) -> None:
         monkeypatch.undo()
@@ -154,7 +155,7 @@ def test_of_two_processes_that_begin_in_one_folder_at_once_one_is_refused(tmp_pa
         refused.append(str(found.value))
         real(place, text)
 
-    monkeypatch.setattr(checkpoint, "write_text", write_text)
+    monkeypatch.setattr(durable, "write_text", write_text)
     folder = RunFolder.create(path, SPEC)
     assert refused == [
         f"out: {path} is in use by another process; wait for it or use another folder"
@@ -174,7 +175,7 @@ def test_a_process_killed_before_it_wrote_anything_leaves_a_folder_that_can_be_u
 def test_a_lock_that_is_a_link_is_not_one_of_a_killed_process(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".lock").symlink_to(tmp_path / "mine")
-    with pytest.raises(ConfigError, match="exists; go on with"):
+    with pytest.raises(ConfigError, match="a folder that holds something else"):
         RunFolder.create(tmp_path / "run", SPEC)
     assert not (tmp_path / "mine").exists()
 

@@ -23,7 +23,7 @@ import numpy as np
 import backends
 from fwcore import model
 from fwcore.cells import presets
-from fwcore.checkpoint import write_text
+from fwcore.durable import write_text
 from fwcore.flow import loss_gradients
 from fwcore.params import initialise
 from fwcore.rng import Stream

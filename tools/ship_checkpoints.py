@@ -32,8 +32,8 @@ from fwcore.checkpoint import (
     read_progress,
     sha256,
     write,
-    write_text,
 )
+from fwcore.durable import write_text
 from fwcore.errors import CheckFailed, ConfigError
 from fwcore.runs import RunFolder, default_path
 from reproduce.cells import PUBLISHED, Cell
