@@ -16,7 +16,8 @@ from cli.resolve import layer
 from cli.running import Job, Place, Ready, Session
 from cli.screen import Screen
 from cli.signals import StopFlag
-from fwcore.errors import ConfigError, DivergedError
+from fwcore.descriptors import room_for
+from fwcore.errors import ConfigError, DivergedError, FwtError
 from fwcore.runs import RunFolder, default_path, taken
 from fwcore.spec import RunSpec
 from fwcore.train import Hooks, Outcome, train_together
@@ -62,8 +63,10 @@ def print_specs(members: Sequence[Member]) -> None:
     print(json.dumps({"members": [each.job.spec.json_data() for each in members]}, indent=1))
 
 
-def _folders(members: Sequence[Member], out: Path | None, root: Path, name: str) -> list[RunFolder]:
-    """New folders, named as those of lone runs; none is made if one of them is taken.
+def _begun(
+    stack: ExitStack, members: Sequence[Member], out: Path | None, root: Path, name: str
+) -> list[RunFolder]:
+    """New folders, named as those of lone runs and entered; none is left if one cannot be had.
 
     Raises:
         ConfigError: a folder holds something.
@@ -77,8 +80,15 @@ def _folders(members: Sequence[Member], out: Path | None, root: Path, name: str)
             f"out: {len(there)} of {len(paths)} folders exist, the first is {there[0]}; go on with "
             f"each alone: fwt train --resume {there[0]}, or choose another folder with --out"
         )
-    made = zip(paths, members, strict=True)
-    return [RunFolder.create(path, each.job.spec) for path, each in made]
+    begun: list[RunFolder] = []
+    try:
+        for path, each in zip(paths, members, strict=True):
+            begun.append(stack.enter_context(RunFolder.create(path, each.job.spec)))
+    except FwtError:
+        for folder in begun:
+            folder.discard()
+        raise
+    return begun
 
 
 def ready(jobs: Sequence[Job], place: Place) -> Ready:
@@ -137,11 +147,10 @@ def run(
         stop_after: see `fwcore.train.train`.
         quiet: show no progress.
     """
-    given = ready([each.job for each in members], place)
-    folders = _folders(members, out, root, given.backend)
     with ExitStack() as stack:
-        for folder in folders:
-            stack.enter_context(folder)
+        stack.enter_context(room_for(len(members), f"train: {len(members)} runs together"))
+        given = ready([each.job for each in members], place)
+        folders = _begun(stack, members, out, root, given.backend)
         stop = stack.enter_context(StopFlag())
         screen = stack.enter_context(Screen(given.total, quiet))
         hooks = Hooks(on_metrics=screen.show, stop_signal=stop.read)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.util import find_spec
@@ -18,14 +18,13 @@ from cli.lists import whole_numbers
 from cli.options import Cluster
 from cli.resolve import layer, resolve
 from cli.signals import StopFlag
+from fwcore import locks
 from fwcore.durable import make_folder, write_text
 from fwcore.errors import (
     BackendError,
     CheckFailed,
     ConfigError,
     DivergedError,
-    FwtError,
-    Interrupted,
 )
 from fwcore.runs import default_path
 from fwcore.spec import RunSpec
@@ -35,7 +34,7 @@ from reproduce.cells import Cell, Cells, Point
 from reproduce.curves import figures
 from reproduce.page import Chapter
 from reproduce.summary import Record
-from sweeps.jobs import Ended, Job, Outcome, Work, finished
+from sweeps.jobs import BEGIN, WAIT, Ended, Job, Outcome, Work, carry_out, finished
 from tasks.datasets import SUBSET
 from tasks.recipe import merge
 
@@ -66,6 +65,9 @@ class Where:
     data_dir: Path | None
     out: Path | None
     runs_dir: Path
+
+
+STORE_WAIT = 60.0  # seconds that another process is waited for which writes stored runs
 
 
 @dataclass(frozen=True)
@@ -261,7 +263,10 @@ def reproduce(
     if not quiet:
         print("\n".join(lines), file=sys.stderr, flush=True)
     failed = [] if page_only else run_missing(found, runs, quiet)
-    written = [] if found.wanted.quick else [*write_page(found.root), *write_figures(found.root)]
+    written = []
+    if not found.wanted.quick:
+        with _writing(found):
+            written = [*write_page(found.root), *write_figures(found.root)]
     tallied = tally.tallies(found.cells, summary.load(found.store))
     if as_json:
         print(json.dumps({"cells": [reproduced.cell_data(each) for each in tallied],
@@ -312,9 +317,16 @@ def run_missing(found: Reproduction, runs: Sequence[Run], quiet: bool) -> list[O
 
 def _keep(found: Reproduction, record: Record) -> None:
     """A record in the store, and on the page at once, so that the two never disagree for long."""
-    summary.add(found.store, [record])
-    if not found.wanted.quick:
-        write_page(found.root)
+    with _writing(found):
+        summary.add(found.store, [record])
+        if not found.wanted.quick:
+            write_page(found.root)
+
+
+def _writing(found: Reproduction) -> AbstractContextManager[None]:
+    """The store and the page, which are read and written again; one process at a time does it."""
+    advice = "wait for it, or take another --out"
+    return locks.held(found.store.parent, "reproduce", advice, STORE_WAIT)
 
 
 def _outcomes(
@@ -363,7 +375,7 @@ def in_turn(batches: Sequence[Sequence[Job]], work: Work, watch: Any) -> Iterato
         ended = {job.folder: finished(job) for job in batch}
         left = [job for job in batch if ended[job.folder] is None]
         if left:
-            watch.told(left, {"split": "", "step": 0})
+            watch.told(left, {"split": BEGIN, "step": 0})
             for job, each in zip(left, _worked(left, work, watch), strict=True):
                 ended[job.folder] = each
         for job in batch:
@@ -381,9 +393,7 @@ def _worked(jobs: Sequence[Job], work: Work, watch: Any) -> Sequence[Ended]:
         if line["split"] != "test":
             watch.told(jobs, line)
 
-    try:
-        return work(jobs, Hooks(on_metrics=tell, stop_signal=watch.stop))
-    except Interrupted:
-        raise
-    except FwtError as error:
-        return [Ended.by(error)] * len(jobs)
+    def wait() -> None:
+        watch.told(jobs, {"split": WAIT, "step": 0})
+
+    return carry_out(work, jobs, Hooks(on_metrics=tell, stop_signal=watch.stop), wait)

@@ -22,8 +22,7 @@ from cli.options import Cluster
 from cli.resolve import layer, resolve
 from cli.signals import StopFlag
 from cli.train import SPEC_FLAGS
-from fwcore import checkpoint
-from fwcore.durable import make_folder
+from fwcore import checkpoint, locks
 from fwcore.errors import BackendError, CheckFailed, ConfigError, DivergedError
 from fwcore.frozen import differences
 from fwcore.runs import default_path
@@ -200,6 +199,7 @@ def sweep(request: Request, cluster: Cluster, dry_run: bool, as_json: bool, quie
     Raises:
         CheckFailed: a run failed for another reason than divergence.
         DivergedError: every setting of a group diverged.
+        InUseError: another process runs the sweep.
         Interrupted: a signal came; what ran was saved.
     """
     found = Sweep(request, cluster)
@@ -209,12 +209,13 @@ def sweep(request: Request, cluster: Cluster, dry_run: bool, as_json: bool, quie
         return
     if not quiet:
         print("\n".join(lines), file=sys.stderr, flush=True)
-    found.check_name()
-    searches = _searches(found)
-    result.write(found.folder / MARK_FILE, found.mark())
-    tried = _run(found, searches, quiet)
-    data = _result(found, tried)
-    result.write(found.folder / "summary.json", data)
+    with locks.held(found.folder, "sweep", "wait for it, or give this one another name"):
+        found.check_name()
+        searches = _searches(found)
+        result.write(found.folder / MARK_FILE, found.mark())
+        tried = _run(found, searches, quiet)
+        data = _result(found, tried)
+        result.write(found.folder / "summary.json", data)
     if as_json:
         print(json.dumps(data))
     else:
@@ -340,7 +341,6 @@ def _searches(found: Sweep) -> dict[str, Any]:
         return {}
     from sweeps.study import Search, connect
 
-    make_folder(found.folder)
     default = f"sqlite:///{(found.folder / 'study.db').resolve()}"
     storage = connect(found.request.storage or spec.storage or default)
     return {

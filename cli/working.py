@@ -11,14 +11,15 @@ import tasks
 from cli import population, running
 from cli.lists import AXES
 from cli.resolve import name_of
-from cli.running import Place
-from fwcore.errors import DivergedError
+from cli.running import Place, Ready
+from fwcore.descriptors import room, room_for
+from fwcore.errors import ConfigError, DivergedError, InUseError
 from fwcore.frozen import digest_of
 from fwcore.population import OWN
 from fwcore.runs import RunFolder
 from fwcore.spec import RunSpec
-from fwcore.train import Hooks
-from sweeps.jobs import Ended, Job
+from fwcore.train import Hooks, Outcome
+from sweeps.jobs import Ended, Job, finished
 from tasks.base import Task, TaskSpec
 
 
@@ -51,11 +52,9 @@ def _task(spec: TaskSpec, data_dir: Path | None) -> Task:
 
 
 def _run_of(job: Job) -> running.Job:
-    """A job as `fwt train` sees it, its folder opened if it is there."""
+    """A job as `fwt train` sees it."""
     task = _task(tasks.parse(job.spec.task), job.data_dir)
-    there = (job.folder / "spec.json").is_file()
-    name = name_of(job.spec.model.core.json_data())
-    return running.Job(job.spec, name, task, RunFolder.open(job.folder) if there else None)
+    return running.Job(job.spec, name_of(job.spec.model.core.json_data()), task)
 
 
 def work(jobs: Sequence[Job], hooks: Hooks) -> list[Ended]:
@@ -66,37 +65,70 @@ def work(jobs: Sequence[Job], hooks: Hooks) -> list[Ended]:
 
     Raises:
         Interrupted: the hooks asked to stop; what ran was saved.
+        InUseError: another process has a run of the batch.
         FwtError: a run cannot be trained.
     """
-    steps: dict[int, list[Job]] = {}
-    for job in jobs:
-        steps.setdefault(RunFolder(job.folder).latest_step() or 0, []).append(job)
     ended: dict[Path, Ended] = {}
-    for batch in steps.values():
-        found = _alone(batch[0], hooks) if len(batch) == 1 else _many(batch, hooks)
-        ended |= {job.folder: each for job, each in zip(batch, found, strict=True)}
+    while left := [job for job in jobs if job.folder not in ended]:
+        batch = [job for job in left if _step(job) == _step(left[0])]
+        ended |= _trained(batch[: room()], hooks)
     return [ended[job.folder] for job in jobs]
 
 
-def _alone(job: Job, hooks: Hooks) -> list[Ended]:
-    run = _run_of(job)
-    given = running.ready(run, Place(job.backend, job.device, job.memory))
-    folder = run.folder or RunFolder.create(job.folder, job.spec)
-    with folder:
-        done = folder.read_json("DONE")  # another process may have been quicker
-        return [Ended(done or running.train_in(folder, job.spec, given, hooks), None)]
+def _step(job: Job) -> int:
+    """The step of a job's last checkpoint."""
+    return RunFolder(job.folder).latest_step() or 0
 
 
-def _many(jobs: Sequence[Job], hooks: Hooks) -> list[Ended]:
-    runs, first = [_run_of(job) for job in jobs], jobs[0]
-    given = population.ready(runs, Place(first.backend, first.device, first.memory))
+def _begun(job: Job) -> RunFolder:
+    """The run in a job's folder; made if it is not there, which other processes may do as well."""
+    try:
+        return RunFolder.create(job.folder, job.spec)
+    except InUseError:
+        raise
+    except ConfigError:  # the folder is taken
+        if not (job.folder / "spec.json").is_file():
+            raise
+        return RunFolder.open(job.folder)
+
+
+def _trained(jobs: Sequence[Job], hooks: Hooks) -> dict[Path, Ended]:
+    """Train a batch whose checkpoints are of one step.
+
+    What is known of the runs is looked at again once no other process can change it: if one has
+    ended or gone on since, nothing is trained.
+
+    Returns:
+        How the runs ended; where nothing was trained, those that had.
+    """
+    runs = [_run_of(job) for job in jobs]
+    place = Place(jobs[0].backend, jobs[0].device, jobs[0].memory)
+    alone = len(jobs) == 1
+    given = running.ready(runs[0], place) if alone else population.ready(runs, place)
     with ExitStack() as stack:
-        folders = [
-            stack.enter_context(run.folder or RunFolder.create(job.folder, job.spec))
-            for job, run in zip(jobs, runs, strict=True)
-        ]
-        outcomes = population.train_in(folders, [job.spec for job in jobs], given, hooks)
-    return [
-        Ended.by(each) if isinstance(each, DivergedError) else Ended(each, None)
-        for each in outcomes
-    ]
+        stack.enter_context(room_for(len(jobs), "sweep"))
+        # in one order, so that no two processes wait for each other
+        entered = {
+            job.folder: stack.enter_context(_begun(job))
+            for job in sorted(jobs, key=lambda job: job.folder)
+        }
+        before = {job.folder: each for job in jobs if (each := finished(job)) is not None}
+        if before or len(set(map(_step, jobs))) > 1:
+            return before
+        folders, specs = [entered[job.folder] for job in jobs], [job.spec for job in jobs]
+        if alone:
+            outcomes = [_alone(folders[0], specs[0], given, hooks)]
+        else:
+            outcomes = population.train_in(folders, specs, given, hooks)
+    return {
+        job.folder: Ended.by(each) if isinstance(each, DivergedError) else Ended(each, None)
+        for job, each in zip(jobs, outcomes, strict=True)
+    }
+
+
+def _alone(folder: RunFolder, spec: RunSpec, given: Ready, hooks: Hooks) -> Outcome:
+    """Train one run; an outcome as `fwcore.train.train_together` has it."""
+    try:
+        return running.train_in(folder, spec, given, hooks)
+    except DivergedError as error:
+        return error

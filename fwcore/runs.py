@@ -18,9 +18,9 @@ import filelock
 import numpy as np
 import pydantic
 
-from fwcore import checkpoint, durable, files
+from fwcore import checkpoint, durable, files, locks
 from fwcore.checkpoint import Checkpoint, Progress
-from fwcore.errors import CheckpointError, ConfigError, DivergedError, FileError, InUseError
+from fwcore.errors import CheckpointError, ConfigError, DivergedError, FileError
 from fwcore.frozen import Frozen
 from fwcore.params import not_finite
 from fwcore.spec import Count, NonNegative, RunSpec
@@ -29,7 +29,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 STEP_NAME = re.compile(r"step-[0-9]{8}")
 MOST_POINTER = 4096  # bytes
-LOCK = ".lock"
+LOCK = locks.FILE
 DESKTOP = (".DS_Store", ".directory", "Thumbs.db", "desktop.ini")  # what file managers leave
 WRITTEN = (LOCK, "metrics.jsonl", "checkpoints")  # what is written where it is, not renamed to
 
@@ -136,9 +136,7 @@ class RunFolder:
             _refuse_used(self.path)  # another process may have begun a run since
             self.write_json("spec.json", spec.json_data())
         except FileError:
-            for name in ("spec.json", LOCK):
-                with contextlib.suppress(OSError):  # the first failure is the news
-                    (self.path / name).unlink(missing_ok=True)
+            self._unmake()
             raise
         finally:
             self._lock.release()
@@ -177,14 +175,7 @@ class RunFolder:
 
     def _take(self) -> None:
         """Take the lock, without waiting; what is raised is that of `__enter__`."""
-        try:
-            self._lock.acquire(timeout=0)
-        except filelock.Timeout:
-            raise InUseError(
-                f"out: {self.path} is in use by another process; wait for it or use another folder"
-            ) from None
-        except OSError as error:
-            raise FileError(f"out: {self.path} cannot be written: {error.strerror}") from error
+        locks.take(self._lock, "out", "wait for it or use another folder")
 
     def _tidy(self) -> None:
         """See `fwcore.checkpoint.tidy`."""
@@ -195,6 +186,21 @@ class RunFolder:
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
+
+    def discard(self) -> None:
+        """Remove a run that was created and not begun; it must be entered.
+
+        What cannot be removed stays: an error is on its way, and is the news.
+        """
+        self._unmake()
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
+
+    def _unmake(self) -> None:
+        """Remove what was written of a run that has not begun; the first failure is the news."""
+        for name in ("spec.json", LOCK):
+            with contextlib.suppress(OSError):
+                (self.path / name).unlink(missing_ok=True)
 
     def read_spec(self) -> RunSpec:
         """The run's spec.

@@ -24,7 +24,7 @@ from distributed import Client, Future, LocalCluster
 
 from fwcore.errors import BackendError, Interrupted
 from sweeps import worker
-from sweeps.jobs import Ended, Job, Outcome, Work, finished
+from sweeps.jobs import BEGIN, Ended, Job, Outcome, Work, finished
 
 TICK = 0.25  # seconds between two looks at the stop flag
 ASK = 1.0  # seconds between two requests to stop; a process may have started in between
@@ -46,7 +46,7 @@ class Watch(Protocol):
         ...
 
     def told(self, jobs: Sequence[Job], line: dict[str, Any]) -> None:
-        """A line of metrics of a batch; one with an empty `split` says that it was begun."""
+        """A line of metrics of a batch; its `split` may be `BEGIN` or `WAIT` of `sweeps.jobs`."""
         ...
 
     def ended(self, outcome: Outcome) -> None:
@@ -211,7 +211,7 @@ class Engine:
         key = line.pop("key")
         if key in self._running:
             batch = self._running[key][1]
-            if not line["split"]:
+            if line["split"] == BEGIN:
                 batch.attempts, batch.begun = batch.attempts + 1, True
             self._watch.told(batch.jobs, line)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fwcore.errors import ConfigError, DivergedError, FwtError
+from fwcore.errors import ConfigError, DivergedError, FwtError, Interrupted, InUseError
 from fwcore.frozen import differences
 from fwcore.runs import RunFolder
 from fwcore.spec import RunSpec
@@ -16,6 +17,8 @@ from fwcore.train import Hooks
 # fields of a spec that change neither what is learned nor which step is the best
 REPORTS = ("log_every", "save_every", "keep")
 DIVERGED = DivergedError.__name__  # what the failure of a run that diverged begins with
+BEGIN, WAIT = "", "wait"  # the split of a line that says that a batch begins, or waits
+TICK = 0.5  # seconds between two looks whether another process still has a run
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,43 @@ class Outcome:
 
 # Trains jobs of one batch and says how each ended; imported by its name on a worker.
 Work = Callable[[Sequence[Job], Hooks], Sequence[Ended]]
+
+
+def carry_out(
+    work: Work, jobs: Sequence[Job], hooks: Hooks, wait: Callable[[], None]
+) -> list[Ended]:
+    """Do the work of a batch; while another process has a run of it, wait for that process.
+
+    The run goes on where that process left it, or is not trained again if it was ended there.
+
+    Args:
+        work: what trains the batch.
+        jobs: the batch.
+        hooks: of the training; asked whether to stop while waiting too.
+        wait: told when the wait begins.
+
+    Returns:
+        How each job ended.
+
+    Raises:
+        Interrupted: the hooks asked to stop; what ran was saved.
+        Exception: what is no error of the product's own.
+    """
+    waits = False
+    while True:
+        try:
+            return list(work(jobs, hooks))
+        except Interrupted:
+            raise
+        except InUseError as error:
+            if (number := hooks.stop_signal()) is not None:
+                raise Interrupted(str(error), number) from error
+            if not waits:
+                wait()
+            waits = True
+            time.sleep(TICK)
+        except FwtError as error:
+            return [Ended.by(error)] * len(jobs)
 
 
 def finished(job: Job) -> Ended | None:

@@ -8,7 +8,8 @@ process draws what it would have drawn in the first.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,16 +20,20 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
+from optuna.exceptions import StorageInternalError
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage
-from optuna.trial import TrialState
-from sqlalchemy.engine import make_url
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import inspect
+from sqlalchemy.engine import URL, create_engine, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from fwcore.errors import ConfigError, FileError
+from fwcore.errors import ConfigError, FileError, InUseError
 from fwcore.rng import Stream
 from sweeps.plan import Range, SearchSpec
 
+PATIENCE = 30  # seconds that SQLite waits for another process that writes; `?timeout=` has it else
+TABLE = "version_info"  # a table of every database of Optuna's
 MARK = "fwt"  # the attribute of a study that says which sweep made it
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)  # it tells every trial
@@ -52,17 +57,54 @@ class Trial:
 def connect(url: str) -> RDBStorage:
     """The database of a search.
 
+    SQLite that another process writes to is waited for, at most `PATIENCE`.
+
     Raises:
         ConfigError: the URL is none.
-        FileError: it cannot be opened.
+        FileError: it cannot be opened, or holds something else.
     """
     try:
-        return RDBStorage(url)
+        given = make_url(url)
+        options: dict[str, Any] = {}
+        if given.get_backend_name() == "sqlite":
+            if "timeout" not in given.query:
+                options = {"connect_args": {"timeout": PATIENCE}}
+            _check_file(given, options)
+        with _reached(given):
+            return RDBStorage(url, engine_kwargs=options)
     except (ArgumentError, ImportError, ValueError) as error:
         raise ConfigError(f"--storage: expected the URL of a database: {error}") from error
-    except SQLAlchemyError as error:
-        shown = make_url(url).render_as_string(hide_password=True)
-        raise FileError(f"--storage: {shown} cannot be opened: {error}") from error
+
+
+def _check_file(url: URL, options: Mapping[str, Any]) -> None:
+    """Refuse a file of SQLite with tables of something else. Raises FileError."""
+    engine = create_engine(url, **options)
+    with _reached(url):
+        names = inspect(engine).get_table_names()
+    engine.dispose()
+    if names and TABLE not in names:
+        raise FileError(
+            f"--storage: {_shown(url)}: expected a new file or one of a search, got a database "
+            f"with other tables: {', '.join(names)}; name another file"
+        )
+
+
+@contextmanager
+def _reached(url: URL) -> Iterator[None]:
+    """While a database is asked. Raises FileError if it does not answer, or not as it should."""
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError, RuntimeError) as error:
+        reason = error if isinstance(error, RuntimeError) else error.__cause__ or error
+        reason = getattr(reason, "orig", None) or reason
+        raise FileError(
+            f"--storage: {_shown(url)}: {reason}; what ran is kept, and the same command goes on "
+            "once the database can be used"
+        ) from error
+
+
+def _shown(url: URL) -> str:
+    return url.render_as_string(hide_password=True)
 
 
 class Search:
@@ -81,24 +123,32 @@ class Search:
     def __init__(
         self, storage: RDBStorage, name: str, spec: SearchSpec, settings: Mapping[str, Any]
     ) -> None:
-        self._spec, self._name = spec, name
+        self._spec, self._name, self._url = spec, name, make_url(storage.url)
         data = spec.json_data()
         self._space = {key: _distribution(given) for key, given in spec.ranges().items()}
         kept = {key: data[key] for key in ("sampler", "batch", "startup", "seed", "space")}
         mark = json.dumps({**kept, **settings}, sort_keys=True)
-        self._study = optuna.create_study(
-            storage=storage, study_name=name, direction="minimize", load_if_exists=True
-        )
-        if self._study.user_attrs.setdefault(MARK, mark) != mark:
-            raise ConfigError(
-                f"sweep: the study {name!r} was made by another sweep: "
-                f"{self._study.user_attrs[MARK]}; give this one another name"
+        with _reached(self._url):
+            self._study = optuna.create_study(
+                storage=storage, study_name=name, direction="minimize", load_if_exists=True
             )
-        self._study.set_user_attr(MARK, mark)
+            have = self._study.user_attrs.get(MARK)
+            if have is None:
+                self._study.set_user_attr(MARK, mark)
+        if have not in (None, mark):
+            raise ConfigError(
+                f"sweep: the study {name!r} was made by another sweep: {have}; give this one "
+                "another name"
+            )
+
+    def _trials(self) -> list[FrozenTrial]:
+        """All trials of the study, oldest first."""
+        with _reached(self._url):
+            return self._study.get_trials(deepcopy=False)
 
     def known(self) -> list[Trial]:
         """The trials so far, oldest first, at most the budget."""
-        trials = self._study.get_trials(deepcopy=False)[: self._spec.trials]
+        trials = self._trials()[: self._spec.trials]
         return [
             Trial(trial.number, dict(trial.params), trial.state == TrialState.COMPLETE)
             for trial in trials
@@ -106,19 +156,25 @@ class Search:
 
     def partial(self) -> bool:
         """Whether the last batch was not drawn to its end."""
-        count = len(self._study.get_trials(deepcopy=False))
+        count = len(self._trials())
         return count % self._spec.batch > 0 and count < self._spec.trials
 
     def ask(self) -> list[Trial]:
         """The next batch; [] once the budget is spent."""
-        first = len(self._study.get_trials(deepcopy=False))
+        first = len(self._trials())
         size = self._spec.batch
         last = min(first - first % size + size, self._spec.trials)
         return [self._ask(number) for number in range(first, last)]
 
     def _ask(self, number: int) -> Trial:
         self._study.sampler = self._sampler(number)
-        trial = self._study.ask(self._space)
+        with _reached(self._url):
+            trial = self._study.ask(self._space)
+        if trial.number != number:
+            raise InUseError(
+                f"sweep: the study {self._name!r} is searched by another process, which drew trial "
+                f"{number}; wait for it, or give this sweep another name"
+            )
         return Trial(trial.number, dict(trial.params), told=False)
 
     def _sampler(self, number: int) -> BaseSampler:
@@ -137,7 +193,8 @@ class Search:
     def tell(self, trial: Trial, error_pct: float) -> None:
         """The answer to a trial: its mean validation error, 100 if it diverged."""
         if not trial.told:
-            self._study.tell(trial.number, error_pct)
+            with _reached(self._url):
+                self._study.tell(trial.number, error_pct)
 
 
 def _distribution(given: Range | list[Any]) -> BaseDistribution:

@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from sweeps.jobs import Job, Outcome
+from sweeps.jobs import BEGIN, WAIT, Job, Outcome
 
 ROWS = 20  # runs shown at once: those that go on, then the latest that ended
 REFRESH = 4  # times a second
@@ -82,10 +82,12 @@ class Progress:
         name = self._label(jobs[0]) + (f" and {len(jobs) - 1} more" if len(jobs) > 1 else "")
         row = self._rows.setdefault(jobs[0].folder, Row(name))
         row.step = line["step"] or row.step
-        if not line["split"]:
+        if line["split"] == BEGIN:
             row.attempt += 1
             again = f", attempt {row.attempt}" if row.attempt > 1 else ""
             self._say(f"begun     {name}{again}", lines_only=row.attempt == 1)
+        elif line["split"] == WAIT:
+            self._say(f"waiting   {name}: another process has it")
         elif line["split"] == "val":
             row.error = f"{line['error_pct']:.2f}%"
 

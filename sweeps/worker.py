@@ -6,22 +6,18 @@ Also a preload module of Dask (`dask_setup`), for the processes that this produc
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Sequence
 from typing import Any
 
 from distributed import Reschedule, Status, Worker, get_worker
 
-from fwcore.errors import FwtError, Interrupted, InUseError
+from fwcore.errors import Interrupted
 from fwcore.train import Hooks
-from sweeps.jobs import Ended, Job, Work
+from sweeps.jobs import BEGIN, WAIT, Ended, Job, Work, carry_out
 
 _stops: dict[str, int] = {}  # which sweeps were asked to stop, and by which signal
 
 LEAVING = (Status.closing, Status.closed, Status.failed)
-IN_USE = 60.0  # seconds that a run is waited for which another process has: it was lost, and saves
-TICK = 0.5  # seconds between two looks whether it still has
-
 TOLD = ("step", "split", "loss", "error_pct")  # of a line of metrics
 
 
@@ -69,15 +65,17 @@ def perform(work: Work, jobs: Sequence[Job], token: str, key: str) -> list[Ended
 
     if token in _stops:
         return None
-    worker.log_event(token, {"key": key, "split": "", "step": 0})
+
+    def wait() -> None:
+        worker.log_event(token, {"key": key, "split": WAIT, "step": 0})
+
+    worker.log_event(token, {"key": key, "split": BEGIN, "step": 0})
     try:
-        return _worked(work, jobs, Hooks(on_metrics=tell, stop_signal=asked))
+        return carry_out(work, jobs, Hooks(on_metrics=tell, stop_signal=asked), wait)
     except Interrupted:
         if token not in _stops:
             raise Reschedule from None
         return None
-    except FwtError as error:
-        return [Ended.by(error)] * len(jobs)
 
 
 def _dropped(worker: Worker, key: str) -> bool:
@@ -87,17 +85,3 @@ def _dropped(worker: Worker, key: str) -> bool:
     """
     task = worker.state.tasks.get(key)
     return worker.status in LEAVING or (task is not None and task.state == "cancelled")
-
-
-def _worked(work: Work, jobs: Sequence[Job], hooks: Hooks) -> list[Ended]:
-    """The work, begun again while a process that lost a run of the batch saves it."""
-    limit = time.monotonic() + IN_USE
-    while True:
-        try:
-            return list(work(jobs, hooks))
-        except InUseError as error:
-            if (number := hooks.stop_signal()) is not None:
-                raise Interrupted(str(error), number) from error
-            if time.monotonic() > limit:
-                raise
-            time.sleep(TICK)
