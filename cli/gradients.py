@@ -39,7 +39,10 @@ class Subject(NamedTuple):
 def gradients(
     networks: Annotated[
         list[Path],
-        typer.Argument(help="Runs, checkpoints, or specs (spec.json, .toml): their first weights."),
+        typer.Argument(
+            help="Runs, folders with runs, checkpoints, or specs (spec.json, .toml): "
+            "their first weights."
+        ),
     ],
     first: Annotated[bool, typer.Option("--first", help="Also each one's first weights.")] = False,
     examples: Annotated[int, typer.Option(min=1, help="Examples of the test split.")] = 64,
@@ -85,11 +88,18 @@ def gradients(
 
 def _subjects(paths: list[Path], first: bool) -> Iterator[Subject]:
     """The networks in the order in which they were named."""
+    from cli.finding import find
     from fwcore import model
+    from fwcore.checkpoint import MODEL_FILE
     from fwcore.params import initialise
     from fwcore.runs import find_checkpoint
 
-    for path in paths:
+    def named(path: Path) -> list[Path]:
+        if not path.is_dir() or (path / MODEL_FILE).is_file():
+            return [path]
+        return find([path], "gradients").all_runs()
+
+    for path in (each for given in paths for each in named(given)):
         if path.suffix.lower() in SPECS:
             spec, params = _spec_of(path), None
         else:

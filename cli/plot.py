@@ -33,30 +33,40 @@ def plot(
 ) -> None:
     """Draw error, loss or gradient norm; runs that differ in the seed alone are one line.
 
-    Its band is the range over the seeds.
+    It is the mean of the seeds that reach an update, its band their range.
     Example: fwt plot runs/retrieval --y error --log -o curves.png
     """
     from cli.drawing import check_drawing
 
     check_drawing([out])
+    from cli.finding import find
     from figures import canvas, curves
+    from figures.means import seeds_of
     from fwcore.errors import ConfigError
 
     split = split or ("train" if y == "grad-norm" else "val")
     _check("--x", x, curves.X)
     _check("--y", y, curves.Y)
     _check("--split", split, ("train", "val"))
-    found = curves.curves(_opened(runs), x, y, split)
+    opened = [run_at(path) for path in find(runs, "plot").all_runs()]
+    found, left = curves.curves(opened, x, y, split), curves.without(opened, y, split)
     if not found:
-        raise ConfigError(f"plot: no run has a line of {y} on the split {split}")
+        raise ConfigError(
+            f"plot: no run of {len(opened)} has a line of {y} on the split {split} yet; "
+            "--log-every and --eval-every of a run say when it writes one"
+        )
     canvas.save(curves.draw(found, x, y, split, logarithmic), out)
     if as_json:
         told: dict[str, Any] = {"figure": str(out), "x": x, "y": y, "split": split}
+        told["left_out"] = [str(run.path) for run in left]
         print(json.dumps({**told, "curves": [asdict(curve) for curve in found]}))
         return
     for curve in found:
         seeds = ", ".join(map(str, curve.seeds))
-        print(f"{curve.label}  seeds {seeds}  last {curve.middle[-1]:.4g}")
+        fewer = f"  mean of {seeds_of(curve.steps, curve.n)}" if len(set(curve.n)) > 1 else ""
+        print(f"{curve.label}  seeds {seeds}  last {curve.ends}{fewer}")
+    for run in left:
+        print(f"left out  {run.path}: no line of {y} on the split {split} yet")
     print(f"figure  {out}")
 
 
@@ -66,26 +76,6 @@ def _check(flag: str, value: str, known: Any) -> None:
 
     if value not in known:
         raise ConfigError(f"{flag}: unknown name {value!r} ({nearest(value, known)})")
-
-
-def _opened(paths: list[Path]) -> list[Run]:
-    """The runs named, and all below the folders named.
-
-    Raises:
-        FileError: there is none below a path.
-    """
-    from fwcore.errors import FileError
-
-    found = {}
-    for path in paths:
-        folders = [path] if _is_run(path) else sorted(filter(_is_run, path.rglob("*")))
-        if not folders:
-            raise FileError(
-                f"plot: {path}: neither a run with metrics nor a folder with such runs below it; "
-                "expected spec.json and metrics.jsonl, which the first --log-every updates write"
-            )
-        found.update({one.resolve(): run_at(one) for one in folders})
-    return list(found.values())
 
 
 def run_at(path: Path) -> Run:
@@ -103,7 +93,3 @@ def run_at(path: Path) -> Run:
     sessions = folder.sessions() or [{}]
     name = name_of(spec.model.core.json_data())
     return Run(path, name, str(sessions[-1].get("backend", "")), spec, metrics(folder))
-
-
-def _is_run(path: Path) -> bool:
-    return (path / "spec.json").is_file() and (path / "metrics.jsonl").is_file()

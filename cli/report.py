@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 def report(
     paths: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN|SWEEP...", help="Run folders, and sweeps' (runs/sweeps/NAME)."),
+        typer.Argument(
+            metavar="RUN|SWEEP...", help="Runs, sweeps (runs/sweeps/NAME), or folders with such."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The page, a file .html.")] = Path(
         "report.html"
@@ -48,19 +50,26 @@ def report(
     from cli.drawing import check_installed
 
     check_installed("report", "matplotlib", "jinja2")
+    from cli.finding import find
+    from cli.plot import run_at
+    from figures.curves import apart
     from reports import page
     from reports.pictures import Album
     from tasks.base import check_split
 
     page.check_path(out)
     check_split(split)
-    runs, sweeps = _sorted(paths)
+    found = find(paths, "report")
+    runs, sweeps = [run_at(path) for path in found.runs], found.sweeps
     album, looks = Album(), _Looks(split, hardest, backend, names, data_dir, device)
     told = [looks.at(run) for run in runs]
     groups = [_swept(path, album) for path in sweeps]
     data: dict[str, Any] = {
         "split": split,
-        "runs": [facts for facts, _, _ in told],
+        "runs": [
+            {**facts, "apart": words}
+            for (facts, _, _), words in zip(told, apart(runs), strict=True)
+        ],
         "sweeps": [facts for facts, _ in groups],
     }
     pictures = {
@@ -78,30 +87,6 @@ def report(
     for facts in data["sweeps"]:
         print(f"sweep   {facts['sweep']}")
     print(f"page    {out}")
-
-
-def _sorted(paths: list[Path]) -> tuple[list[Run], list[Path]]:
-    """The runs and the sweeps among the folders, each once.
-
-    Raises:
-        FileError: one is neither.
-    """
-    from cli.plot import run_at
-    from fwcore.errors import FileError
-    from sweeps import summary
-
-    runs, found = {}, {}
-    for path in paths:
-        if (path / "spec.json").is_file():
-            runs[path.resolve()] = run_at(path)
-        elif (path / summary.FILE).is_file():
-            found[path.resolve()] = path
-        else:
-            raise FileError(
-                f"report: {path}: neither a run nor a sweep; expected a folder with spec.json, or "
-                f"one in runs/sweeps with {summary.FILE}"
-            )
-    return list(runs.values()), list(found.values())
 
 
 class _Looks:
@@ -183,7 +168,9 @@ def _drawn(album: Album, task: Task, found: Judged | None) -> dict[str, Any]:
 
 def _swept(path: Path, album: Album) -> tuple[dict[str, Any], list[Any]]:
     """A sweep: its facts, and for each group the curves of its best settings."""
+    from cli.finding import is_run
     from cli.plot import run_at
+    from figures.curves import without
     from reports.pictures import MOST
     from sweeps import summary
 
@@ -191,7 +178,8 @@ def _swept(path: Path, album: Album) -> tuple[dict[str, Any], list[Any]]:
     root, drawn, shown = summary.root(path), [], []
     for group in found.groups:
         named = [root / run.run for trial in group.trials[:MOST] for run in trial.runs]
-        there = [folder for folder in named if (folder / "spec.json").is_file()]
-        drawn.append(album.errors([run_at(folder) for folder in there]))
-        shown.append({"named": len(named), "there": len(there), "settings": MOST})
+        there = [run_at(folder) for folder in named if is_run(folder)]
+        drawn.append(album.errors(there))
+        told = len(there) - len(without(there, "error", "val"))
+        shown.append({"named": len(named), "there": told, "settings": MOST})
     return {**summary.facts(path, found), "curves": shown}, drawn

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from figures.canvas import STYLES, sheet
+from figures.means import mean_of, seeds_of
 from fwcore import files
 from fwcore.errors import ConfigError, FileError
 from fwcore.runs import Line, RunFolder
@@ -50,16 +50,29 @@ class Curve:
     Attributes:
         label: what sets it apart.
         seeds: of its runs.
-        x: places, means over the seeds.
-        middle, low, high: mean, least and largest over the seeds.
+        steps: updates, those at which any of the runs has a line.
+        x: places there, means over the seeds.
+        middle, low, high: mean, least and largest over the seeds; see `figures.means.mean_of`.
+        n: how many seeds these are of.
+        last: of each run its last update and number.
     """
 
     label: str
     seeds: tuple[int, ...]
+    steps: tuple[float, ...]
     x: tuple[float, ...]
     middle: tuple[float, ...]
     low: tuple[float, ...]
     high: tuple[float, ...]
+    n: tuple[int, ...]
+    last: tuple[tuple[float, float], ...]
+
+    @property
+    def ends(self) -> str:
+        """The last number of each run in words: `0.62`, or `36.6, 86 after 200, 60 updates`."""
+        numbers = ", ".join(f"{value:.4g}" for _, value in self.last)
+        steps = [f"{step:,.0f}" for step, _ in self.last]
+        return numbers if len(set(steps)) == 1 else f"{numbers} after {', '.join(steps)} updates"
 
 
 def metrics(folder: RunFolder) -> tuple[Mapping[str, Any], ...]:
@@ -91,6 +104,8 @@ def metrics(folder: RunFolder) -> tuple[Mapping[str, Any], ...]:
 def curves(runs: Sequence[Run], x: str, y: str, split: str) -> list[Curve]:
     """A curve for each setting that was run, in the order of the runs.
 
+    Runs that have no such line are in none; `without` names them.
+
     Args:
         runs: the runs; those that differ in the seed alone are one curve.
         x: a key of `X`.
@@ -99,52 +114,71 @@ def curves(runs: Sequence[Run], x: str, y: str, split: str) -> list[Curve]:
     """
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
-        groups.setdefault((run.backend, run.spec.run_digest()), []).append(run)
+        if any(_points(run, x, KEYS[y], split)):
+            groups.setdefault((run.backend, run.spec.run_digest()), []).append(run)
     labels = _labels([group[0] for group in groups.values()])
-    made = (
+    return [
         _curve(group, label, x, y, split)
         for group, label in zip(groups.values(), labels, strict=True)
-    )
-    return [curve for curve in made if curve.x]
+    ]
+
+
+def without(runs: Sequence[Run], y: str, split: str) -> list[Run]:
+    """The runs that have no line of `y` on a split yet; see `curves`."""
+    return [run for run in runs if not any(_points(run, "updates", KEYS[y], split))]
 
 
 def _curve(group: Sequence[Run], label: str, x: str, y: str, split: str) -> Curve:
-    each = [dict(_points(run, x, KEYS[y], split)) for run in group]
-    steps = sorted(set.intersection(*map(set, each)))
-    places = [statistics.fmean(points[step][0] for points in each) for step in steps]
-    values = [[points[step][1] for points in each] for step in steps]
+    each = [list(_points(run, x, KEYS[y], split)) for run in group]
+    found = mean_of([[(step, value) for step, _, value in points] for points in each])
+    places = mean_of([[(step, place) for step, place, _ in points] for points in each])
     return Curve(
         label,
         tuple(run.spec.train.seed for run in group),
-        tuple(places),
-        tuple(map(statistics.fmean, values)),
-        tuple(map(min, values)),
-        tuple(map(max, values)),
+        found.x,
+        places.middle,
+        found.middle,
+        found.low,
+        found.high,
+        found.n,
+        tuple((points[-1][0], points[-1][2]) for points in each),
     )
 
 
-def _points(run: Run, x: str, key: str, split: str) -> Iterator[tuple[int, tuple[float, float]]]:
-    """Update -> (place, number)."""
+def _points(run: Run, x: str, key: str, split: str) -> Iterator[tuple[float, float, float]]:
+    """Update, place on the axis, and number of each line."""
     for line in run.lines:
         if line["split"] == split and key in line:
             step = line["step"]
             examples = step * run.spec.train.batch_size
             place = {"updates": step, "examples": examples, "seconds": line["elapsed_s"]}[x]
-            yield step, (float(place), float(line[key]))
+            yield float(step), float(place), float(line[key])
 
 
 def _labels(runs: Sequence[Run]) -> list[str]:
-    """Model and size of each, and every other setting in which runs of one model differ."""
+    """Model and size of each, and what else sets it apart."""
+    return [
+        ", ".join([f"{run.name} R={run.spec.model.core.size}", *words])
+        for run, words in zip(runs, apart(runs), strict=True)
+    ]
+
+
+def apart(runs: Sequence[Run]) -> list[list[str]]:
+    """Of each run the settings in which runs of its model and size differ, as `lr=0.01`.
+
+    The seed is none of them.
+    """
     flat = [_settings(run) for run in runs]
     found = []
-    for run, own in zip(runs, flat, strict=True):
+    for own in flat:
         like = [other for other in flat if other["model"] == own["model"]]
-        differing = [
-            f"{key.rpartition('.')[2]}={own[key]}"
-            for key in own
-            if key != "model" and any(other.get(key) != own[key] for other in like)
-        ]
-        found.append(", ".join([f"{run.name} R={run.spec.model.core.size}", *differing]))
+        found.append(
+            [
+                f"{key.rpartition('.')[2]}={own[key]}"
+                for key in own
+                if key != "model" and any(other.get(key) != own[key] for other in like)
+            ]
+        )
     return found
 
 
@@ -167,12 +201,12 @@ def flat(data: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def draw(found: Sequence[Curve], x: str, y: str, split: str, logarithmic: bool) -> Figure:
-    """The curves; the range over several seeds is shaded."""
+    """The curves; the range over several seeds is shaded, a lone point has its number beside it."""
     figure, axes = sheet(1, 1, (6.4, 4.0))
     axis = axes[0, 0]
     for number, curve in enumerate(found):
         colour, marker = STYLES[number % len(STYLES)]
-        seeds = f" ({len(curve.seeds)} seeds)" if len(curve.seeds) > 1 else ""
+        seeds = f" ({seeds_of(curve.steps, curve.n)})" if len(curve.seeds) > 1 else ""
         axis.plot(
             curve.x,
             curve.middle,
@@ -185,6 +219,15 @@ def draw(found: Sequence[Curve], x: str, y: str, split: str, logarithmic: bool) 
         )
         if len(curve.seeds) > 1:
             axis.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.15, linewidth=0)
+        if len(curve.x) == 1:
+            axis.annotate(
+                f"{curve.middle[0]:.4g}",
+                (curve.x[0], curve.middle[0]),
+                xytext=(6, 4),
+                textcoords="offset points",
+            )
+    if all(len(curve.x) == 1 for curve in found):
+        axis.set_xlim(left=0)
     if logarithmic:
         axis.set_yscale("log")
         axis.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))

@@ -74,7 +74,9 @@ class Album:
         figure.axes[0].locator_params(axis="x", nbins=5)
         _legend_below(figure)
         ends = "; ".join(
-            f"{curve.label}: {curve.middle[-1]:.4g} after {curve.x[-1]:,.0f}" for curve in found
+            f"{curve.label}: {curve.ends}"
+            + ("" if "after" in curve.ends else f" after {curve.x[-1]:,.0f}")
+            for curve in found
         )
         where = "validation" if split == "val" else "training"
         return self._picture(figure, f"{where} {learning.Y[y]}, against updates. Last: {ends}")

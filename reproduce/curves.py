@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from figures.means import mean_of, seeds_of
 from reproduce.cells import CONTROL_SIZE, HARDER_BATCH, HARDER_EPOCHS, HARDER_SIZES, Cell
 from reproduce.summary import Record
 from reproduce.tally import Tally, tallies
@@ -154,22 +155,22 @@ def _accuracy(found: Sequence[Tally]) -> tuple[tuple[Line, ...], tuple[str, ...]
     """Learning curves, and the cells that have none."""
     lines, missing = [], []
     for tally in found:
-        curves = [dict(record.curve) for record in tally.records if record.curve]
-        steps = sorted(set.intersection(*map(set, curves))) if curves else []
-        if not steps:
+        curves = [record.curve for record in tally.records if record.curve]
+        if not curves:
             missing.append(tally.cell.name)
             continue
-        accuracy = [[100 - curve[step] for curve in curves] for step in steps]
+        mean = mean_of([[(step, 100 - error) for step, error in curve] for curve in curves])
         control = tally.cell.group == "control"
+        fewer = f" ({seeds_of(mean.x, mean.n)})" if {*mean.n} != {len(tally.records)} else ""
         lines.append(
             Line(
-                tally.cell.label,
+                tally.cell.label + fewer,
                 "layer norm" if control and "S = 0" in tally.cell.label else tally.cell.model,
                 "",
-                tuple(map(float, steps)),
-                tuple(statistics.fmean(each) for each in accuracy),
-                tuple(map(min, accuracy)),
-                tuple(map(max, accuracy)),
+                mean.x,
+                mean.middle,
+                mean.low,
+                mean.high,
             )
         )
     return tuple(lines), tuple(missing)

@@ -102,7 +102,7 @@ def test_a_run_that_is_being_written_is_drawn_and_a_damaged_one_named(runs, tmp_
         (2, "--x: unknown name 'update' (did you mean 'updates'", ("--x", "update")),
         (2, "--y: unknown name", ("--y", "accuracy")),
         (2, "--split: unknown name", ("--split", "test")),
-        (2, "no run has a line of grad-norm", ("--y", "grad-norm", "--split", "val")),
+        (2, "no run of 4 has a line of grad-norm", ("--y", "grad-norm", "--split", "val")),
         (2, ".png or .svg", ("-o", "curves.jpg")),
     ],
 )
@@ -113,4 +113,4 @@ def test_what_cannot_be_drawn_is_refused(runs, tmp_path, monkeypatch, code, word
 
 
 def test_a_folder_without_runs_is_named(tmp_path):
-    refused(4, (str(tmp_path), "neither a run with metrics nor", "metrics.jsonl"), "plot", tmp_path)
+    refused(4, (str(tmp_path), "neither a run nor a sweep", "spec.json"), "plot", tmp_path)

@@ -407,7 +407,7 @@ def test_a_sweep_whose_runs_are_gone_keeps_its_ranking(root, tmp_path):
     folder = Path(shutil.copytree(root / "runs" / "sweeps", tmp_path / "sweeps")) / "tiny"
     good("report", folder, "-o", tmp_path / "r.html")
     text = (tmp_path / "r.html").read_text()
-    assert text.count("4 of 4 runs are not where the sweep left them") == 2
+    assert text.count("4 of 4 runs have no metrics where the sweep left them") == 2
     assert text.count('class="ranking"') == 2
 
 
@@ -434,7 +434,7 @@ def test_a_setting_that_failed_comes_last_with_its_reason(root, tmp_path):
         (2, ("unknown split 'vali'", "did you mean 'val'"), ("--split", "vali")),
         (2, ("--backends: expected two or more",), ("--backends", "numpy")),
         (2, ("unknown name 'torhc'",), ("--backend", "torhc")),
-        (4, ("nowhere", "neither a run nor a sweep", "spec.json"), ("nowhere",)),
+        (4, ("nowhere cannot be read: No such file",), ("nowhere",)),
     ],
 )
 def test_what_cannot_be_reported_is_one_line_and_no_page(

@@ -443,14 +443,15 @@ def test_figures_show_means_and_name_what_is_missing():
     assert [(line.label, line.panel, line.x) for line in harder.lines] == [("lstm", "R = 50", (4,))]
 
 
-def test_seeds_are_compared_where_all_of_them_were_looked_at():
+def test_a_curve_is_the_mean_of_the_seeds_that_reach_a_place_and_says_how_many():
     runs = [
         record("lstm", 50, 0, 2.0, curve=[[100, 80.0], [200, 40.0], [300, 10.0]]),
         record("lstm", 50, 1, 2.0, curve=[[100, 70.0], [300, 30.0]]),
         record("lstm", 50, 2, 2.0, curve=[]),
     ]
     (line,) = figures("retrieval", chapter().cells, runs)[0].lines
-    assert (line.x, line.middle) == ((100.0, 300.0), (25.0, 80.0))
+    assert (line.x, line.middle) == ((100.0, 200.0, 300.0), (25.0, 55.0, 80.0))
+    assert line.label == "lstm (2 seeds)"
 
 
 def test_figures_are_drawn(tmp_path):
