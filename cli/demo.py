@@ -109,10 +109,12 @@ def _subject(path: Path, device: str) -> Subject:
     from fwcore.runs import find_checkpoint
 
     found = find_checkpoint(path)
-    reader = tasks.reader(tasks.parse(found.spec.task, str(path)))
+    task = tasks.parse(found.spec.task, str(path))
+    reader = tasks.reader(task)
 
     @cache
     def on(name: str) -> Compiled:
         return on_backend(name, found, "cpu" if name == REFERENCE else device, "auto")
 
-    return Subject(path.name, found.spec.model, reader, on)
+    pairs = int(task.json_data().get("pairs", 0))
+    return Subject(path.name, found.spec.model, reader, on, pairs)

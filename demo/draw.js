@@ -34,3 +34,13 @@ element.querySelector("button").addEventListener("click", () => {
   pen.clearRect(0, 0, canvas.width, canvas.height);
   send();
 });
+// an image of the server's, drawn as if by hand
+watch("value", () => {
+  const picture = new Image();
+  picture.onload = () => {
+    pen.clearRect(0, 0, canvas.width, canvas.height);
+    pen.drawImage(picture, 0, 0, canvas.width, canvas.height);
+    send();
+  };
+  picture.src = props.value;
+});

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from demo import digit, view
+from demo import digit, examples, playing, view
 from demo.steps import Story, Subject, tell
 from fwcore.errors import FwtError
 from fwcore.ops import NumpyArray
@@ -77,16 +77,14 @@ def serve(
 def build(subjects: Sequence[Subject], names: Sequence[str], first: str) -> gr.Blocks:
     """The page, not yet served; the arguments are those of `serve`."""
     blocks = gr.Blocks(title="fwt demo", analytics_enabled=False)
-    with blocks:
-        gr.HTML(view.HEADLINE, elem_classes="headline")
-        with gr.Tabs():
-            for number, subject in enumerate(sorted(subjects, key=lambda one: one.drawn)):
-                kind = "Digit" if subject.drawn else "String"
-                alone = sum(one.drawn == subject.drawn for one in subjects) == 1
-                label = kind if alone else f"{kind}: {subject.name}"
-                with gr.Tab(label, elem_id=f"network-{number}"):
-                    gr.HTML(view.facts(subject))
-                    (_drawings if subject.drawn else _strings)(subject, names, first)
+    with blocks, gr.Tabs():
+        for number, subject in enumerate(sorted(subjects, key=lambda one: one.drawn)):
+            kind = "Digit" if subject.drawn else "String"
+            alone = sum(one.drawn == subject.drawn for one in subjects) == 1
+            label = kind if alone else f"{kind}: {subject.name}"
+            with gr.Tab(label, elem_id=f"network-{number}"):
+                gr.HTML(view.headline(subject), elem_classes="headline")
+                (_drawings if subject.drawn else _strings)(subject, names, first)
     return blocks
 
 
@@ -101,9 +99,20 @@ def _strings(subject: Subject, names: Sequence[str], first: str) -> None:
             min_width=240,
             scale=3,
         )
+        with gr.Column(min_width=140, scale=1):
+            go = gr.Button("Answer", variant="primary")
+            another = gr.Button("Random")
         backend = _backends(names, first)
-    begun = show(EXAMPLE, first)
-    _stepping(begun, show, text, text.submit, backend)
+    shown = _stepping(show(EXAMPLE, first), show, text, backend)
+    given = {"fn": show, "inputs": [text, backend], "outputs": shown, **QUIET}
+    text.submit(**given)
+    go.click(**given)
+    number = gr.State(0)
+
+    def draw(number: int) -> tuple[str, int]:
+        return examples.string(subject.pairs, number), number + 1
+
+    another.click(draw, number, [text, number], **QUIET).then(**given)
 
 
 def _drawings(subject: Subject, names: Sequence[str], first: str) -> None:
@@ -129,10 +138,21 @@ def _drawings(subject: Subject, names: Sequence[str], first: str) -> None:
         )
         with gr.Column(min_width=240):
             gr.HTML(view.hint(DRAW))
+            another = gr.Button("Random image")
             backend = _backends(names, first)
-    drawing = gr.State(None)
+    drawing, number = gr.State(None), gr.State(0)
     paper.input(hold, None, drawing, **QUIET)
-    _stepping(show(None, first), show, drawing, drawing.change, backend)
+    shown = _stepping(show(None, first), show, drawing, backend)
+    drawing.change(show, [drawing, backend], shown, **QUIET)
+
+    def draw(number: int) -> tuple[Any, int, str]:
+        """The next image; where there is none, what is wrong."""
+        try:
+            return examples.drawing(number), number + 1, gr.skip()
+        except FwtError as error:
+            return gr.skip(), number, view.fault(str(error))
+
+    another.click(draw, number, [paper, number, shown[1]], **QUIET)
 
 
 def _backends(names: Sequence[str], first: str) -> gr.Radio:
@@ -163,21 +183,22 @@ def _slider(story: Story | None, t: int = 0) -> Any:
     return gr.update(maximum=max(last, 1), value=t, visible=last > 0)
 
 
-def _stepping(
-    begun: Shown, show: Callable[..., Shown], example: Any, comes: Callable[..., Any], backend: Any
-) -> None:
-    """The controls of time, the view, and all that happens on a tab.
+def _stepping(begun: Shown, show: Callable[..., Shown], example: Any, backend: Any) -> list[Any]:
+    """The controls of time, the view, and what happens with them.
 
     Args:
         begun: what is shown first.
         show: see `_shower`.
         example: the component that holds the example.
-        comes: its event when there is a new one.
         backend: the component that holds the backend's name.
+
+    Returns:
+        The components that `show` fills.
     """
     state = gr.State(begun[0])
     last = 0 if begun[0] is None else begun[0].last
     with gr.Row(elem_classes="time"):
+        play = gr.Button(playing.PLAY, min_width=100, scale=1)
         back = gr.Button("◀ Back", min_width=100, scale=1)
         time = gr.Slider(
             0, max(last, 1), last, step=1, label="Time step t", visible=last > 0, scale=6
@@ -185,7 +206,6 @@ def _stepping(
         onward = gr.Button("Next ▶", min_width=100, scale=1)
     html = gr.HTML(begun[1], elem_classes="view")
     shown = [state, html, time]
-    comes(show, [example, backend], shown, **QUIET)
     backend.input(show, [example, backend, time], shown, **QUIET)
 
     def at(story: Story | None, t: int) -> Any:
@@ -193,16 +213,9 @@ def _stepping(
 
     time.input(at, [state, time], html, trigger_mode="always_last", **QUIET)
     for button, by in ((back, -1), (onward, 1)):
-        button.click(_mover(by), [state, time], [time, html], **QUIET)
-
-
-def _mover(by: int) -> Callable[..., Any]:
-    """What goes on by so many steps."""
-
-    def move(story: Story | None, t: int) -> Any:
-        if story is None:
-            return gr.skip(), gr.skip()
-        now = min(max(t + by, 0), story.last)
-        return now, view.frame(story, now)
-
-    return move
+        button.click(playing.mover(by), [state, time], [time, html], **QUIET)
+    clock = gr.Timer(playing.PACE, active=False)
+    moved = [clock, play, time, html]
+    play.click(playing.toggle, [state, time, play], moved, **QUIET)
+    clock.tick(playing.tick, [state, time], moved, trigger_mode="once", **QUIET)
+    return shown

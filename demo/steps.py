@@ -39,12 +39,14 @@ class Subject:
         spec: of its model.
         reader: of its task.
         on: its model on the backend of that name. Raises FwtError where it cannot be had.
+        pairs: of the strings that it was trained on.
     """
 
     name: str
     spec: ModelSpec
     reader: Reader
     on: Callable[[str], Traceable]
+    pairs: int = 0
 
     @property
     def drawn(self) -> bool:
@@ -58,11 +60,13 @@ class Frame:
 
     Attributes:
         chances: softmax of the head applied to h(t), (classes,).
+        state: h(t), (R,).
         looks: for each inner step, the attention (eq. 4) to each stored time step.
         matrix: A after the step, (R, R); None where nothing is stored.
     """
 
     chances: NumpyArray
+    state: NumpyArray
     looks: tuple[Mapping[int, float], ...]
     matrix: NumpyArray | None
 
@@ -91,6 +95,11 @@ class Story:
     def last(self) -> int:
         """The number of the last time step."""
         return len(self.frames) - 1
+
+    @property
+    def fast(self) -> bool:
+        """Whether the network reads a fast memory."""
+        return any(frame.looks for frame in self.frames)
 
     @property
     def scale(self) -> float:
@@ -125,6 +134,7 @@ def tell(subject: Subject, inputs: NumpyArray, backend: str) -> Story:
         frames=tuple(
             Frame(
                 softmax(step.scores)[0],
+                step.output[0].astype(np.float64),
                 tuple(
                     dict(zip(read.steps, map(float, read.weights[0]), strict=True))
                     for read in step.reads

@@ -19,10 +19,9 @@ from fwcore.trace import effective_rank
 
 INK, WARM = (0, 114, 178), (213, 94, 0)  # of positive and negative numbers (Okabe & Ito 2008)
 
-HEADLINE = """<h1>Fast weights, step by step</h1>
-<p>Beside its trained weights <i>W</i> and <i>C</i> this network keeps a fast matrix <i>A</i>. It is
-zero when an example begins, takes in the hidden state <i>h</i>(<i>t</i>) and fades: a memory of the
-recent past, which the network reads at every step.</p>
+FAST = """<p>Beside its trained weights <i>W</i> and <i>C</i> this network keeps a fast matrix
+<i>A</i>. It is zero when an example begins, takes in the hidden state <i>h</i>(<i>t</i>) and fades:
+a memory of the recent past, which the network reads at every step.</p>
 <ul class="equations">
 <li><i>A</i>(<i>t</i>) = λ <i>A</i>(<i>t</i>&minus;1) + η <i>h</i>(<i>t</i>) <i>h</i>(<i>t</i>)ᵀ
 <span>(1)</span></li>
@@ -35,8 +34,31 @@ recent past, which the network reads at every step.</p>
 </ul>"""
 
 
+# what a network without fast memory carries from one time step to the next
+CARRIED = {
+    "rnn": "its hidden state <i>h</i>(<i>t</i>)",
+    "gru": "its hidden state <i>h</i>(<i>t</i>), of which gates let some through",
+    "lstm": "its hidden state <i>h</i>(<i>t</i>) and cells <i>c</i>(<i>t</i>), which gates protect",
+    "alstm": "its hidden state <i>h</i>(<i>t</i>), gated cells and an associative memory, bound to "
+    "complex keys",
+    "convnet": "what it has seen so far: it is no recurrent network, and answers at the end",
+}
+
+
+def headline(subject: Subject) -> str:
+    """Which network is shown, and what its memory is."""
+    core = subject.spec.core
+    if isinstance(core, FastWeights) and core.inner_steps:
+        return f"<h1>Fast weights, step by step</h1>{facts(subject)}{FAST}"
+    kept = CARRIED.get(core.kind, CARRIED["rnn"])
+    return (
+        f"<h1>{escape(core.kind)}, step by step</h1>{facts(subject)}<p>This network has no fast "
+        f"matrix. From step to step it carries {kept}.</p>"
+    )
+
+
 def facts(subject: Subject) -> str:
-    """A line that says which network is shown."""
+    """A line with the network's settings."""
     core = subject.spec.core
     told = [f"{core.kind}", f"R = {core.size} hidden units"]
     if isinstance(core, FastWeights):
@@ -85,9 +107,9 @@ def _looks(story: Story, t: int) -> str:
     """The inputs in their order, each with the attention that step t pays to it."""
     reads = story.frames[t].looks or ({},)
     strips = "".join(_strip(story, t, look, number) for number, look in enumerate(reads, 1))
-    if not any(frame.looks for frame in story.frames):
-        text = "This network reads no fast memory, so that there is no attention to show."
-    elif not any(reads):
+    if not story.fast:
+        return f"<section><h3>The inputs, at step {t}</h3>{strips}</section>"
+    if not any(reads):
         text = "Nothing is stored in A yet, so that there is nothing to look at."
     else:
         text = (
@@ -120,12 +142,13 @@ def _strip(story: Story, t: int, weights: Mapping[int, float], number: int) -> s
 
 
 def _matrix(story: Story, t: int) -> str:
-    """A after step t as a heat map; the scale is the same at all steps."""
+    """A after step t as a heat map, or what a network without A has; one scale at all steps."""
+    if not story.fast:
+        return _states(story, t)
     matrix = story.frames[t].matrix
     head = f"<section><h3>The fast matrix A({t})</h3>"
     if matrix is None:
-        kept = "Nothing is stored yet" if story.scale else "This network has no fast matrix"
-        return f"{head}<p>{kept}.</p></section>"
+        return f"{head}<p>Nothing is stored yet.</p></section>"
     size = len(matrix)
     colours = _colours(matrix / (story.scale or 1.0))
     return (
@@ -133,6 +156,19 @@ def _matrix(story: Story, t: int) -> str:
         f"stored states, the old ones faded. Effective rank {effective_rank(matrix):.1f}.</p>"
         f"<img class='matrix' alt='A after step {t}' src='{_png(colours)}'>"
         f"<p class='scale'>0 <i></i> {story.scale:.3g}</p></section>"
+    )
+
+
+def _states(story: Story, t: int) -> str:
+    """The hidden states up to step t as a heat map: a row a step, a column a unit."""
+    states = np.array([frame.state for frame in story.frames])
+    largest = float(np.abs(states).max()) or 1.0
+    colours = _colours(np.where(np.arange(len(states))[:, None] <= t, states / largest, 0.0))
+    return (
+        f"<section><h3>The hidden state h({t})</h3><p>A row is a step, the latest one below, a "
+        f"column one of {states.shape[1]} units; blue is above 0, orange below.</p>"
+        f"<img class='matrix' alt='h up to step {t}' src='{_png(colours)}'>"
+        f"<p class='scale'>0 <i></i> {largest:.3g}</p></section>"
     )
 
 

@@ -22,7 +22,7 @@ from PIL import Image
 
 import backends
 import tasks
-from demo import digit, steps, view
+from demo import digit, examples, steps, view
 from fwcore.checkpoint import Checkpoint
 from fwcore.compare import LOGIT_TOLERANCE, softmax
 from fwcore.errors import DataError
@@ -147,11 +147,11 @@ def computed(path: Path, inputs: Any) -> tuple[Checkpoint, Trace]:
 @pytest.mark.parametrize(("by", "t", "now"), [(1, 1, 2), (-1, 1, 0), (-1, 0, 0), (1, 3, 3)])
 def test_a_step_stays_within_the_sequence(by, t, now, monkeypatch):
     pytest.importorskip("gradio")
-    from demo import page
+    from demo import playing
 
-    monkeypatch.setattr(page.view, "frame", lambda story, t: f"frame {t}")
+    monkeypatch.setattr(playing.view, "frame", lambda story, t: f"frame {t}")
     story = SimpleNamespace(last=3)
-    assert page._mover(by)(story, t) == (now, f"frame {now}")
+    assert playing.mover(by)(story, t) == (now, f"frame {now}")
 
 
 def percents(found: Checkpoint, h: Any) -> Any:
@@ -281,6 +281,42 @@ def test_a_digit_is_drawn_with_the_mouse_and_named(
         check_clean(seen)
 
 
+def test_random_examples_are_shown_and_played(browser, served, expect):
+    with visit(browser, served.address) as seen:
+        panel = tab(seen, "String")
+        for number in range(2):
+            panel.get_by_role("button", name="Random").click()
+            text = examples.string(4, number)
+            expect(panel.get_by_role("textbox")).to_have_value(text)
+            expect(panel.locator(".strip .input")).to_have_text(list(text))
+        panel.get_by_role("textbox").fill("z3??z")
+        panel.get_by_role("button", name="Answer").click()
+        assert at(panel, 4)["answer"] == "3"
+        panel.get_by_role("button", name="Play").click()
+        at(panel, 0)
+        panel.get_by_role("button", name="Pause").click()
+        expect(panel.get_by_role("button", name="Play")).to_have_count(1)
+        panel.get_by_role("button", name="Play").click()
+        at(panel, 4)
+        expect(panel.get_by_role("button", name="Play")).to_have_count(1)
+        panel = tab(seen, "Digit")
+        panel.get_by_role("button", name="Random").click()
+        image = digit.like_mnist(digit.ink_of(examples.drawing(0)))
+        np.testing.assert_array_equal(pixels(at(panel, 23)["picture"]), image)
+        check_clean(seen)
+
+
+def test_a_dark_page_has_a_dark_matrix(browser, served, expect):
+    context = browser.new_context(color_scheme="dark")
+    page = context.new_page()
+    page.goto(served.address)
+    matrix = page.locator("img.matrix").first
+    matrix.wait_for()
+    style = matrix.evaluate("image => getComputedStyle(image).filter")
+    assert style == "invert(1) hue-rotate(180deg)"
+    context.close()
+
+
 def test_a_bad_string_is_one_line_with_its_position_and_the_next_is_read(browser, served, expect):
     with visit(browser, served.address, PHONE) as seen:
         panel = tab(seen, "String")
@@ -343,9 +379,67 @@ def told_of(**core: Any) -> steps.Story:
 
 def test_a_network_without_fast_memory_has_predictions_alone():
     shown = view.frame(told_of(kind="lstm"), 3)
-    assert "reads no fast memory" in shown
-    assert "has no fast matrix" in shown
+    assert "Attention" not in shown
+    assert "fast matrix" not in shown
+    assert "The hidden state h(3)" in shown
     assert shown.count("<tr") == 10 + 1 + 7
+    story = told_of(kind="lstm")
+    states = np.array([frame.state for frame in story.frames])
+    picture = pixels(re.findall(r"class='matrix'[^>]+src='([^']+)'", shown)[0])
+    assert picture.shape == (7, 5, 3)
+    white = np.abs(255 - picture.astype(int)).sum(2) == 0
+    assert white[4:].all()  # what has not happened yet
+    assert (~white[:4]).sum() >= (np.abs(states[:4]) > 0.01 * np.abs(states).max()).sum()
+
+
+def test_a_page_says_which_network_it_shows():
+    def headline(**core):
+        encoder = {"kind": "embedding", "symbols": 37, "size": 4}
+        data = {"encoder": encoder, "core": {"size": 5, **core}, "head": {"classes": 10}}
+        spec = ModelSpec.parse(data, "test")
+        reader = tasks.reader(tasks.parse({"kind": "retrieval"}))
+        return view.headline(steps.Subject("mine", spec, reader, lambda name: None))
+
+    fast = headline(kind="fast-weights")
+    assert "<h1>Fast weights, step by step</h1>" in fast
+    assert "λ <i>A</i>" in fast
+    for kind, words in (("lstm", "cells <i>c</i>"), ("gru", "gates"), ("rnn", "hidden state")):
+        shown = headline(kind=kind)
+        assert f"<h1>{kind}, step by step</h1>" in shown
+        assert "This network has no fast matrix" in shown
+        assert words in shown
+        assert "Fast weights" not in shown
+
+
+def test_examples_are_drawn_in_an_order_of_their_own():
+    reader = tasks.reader(tasks.parse({"kind": "retrieval"}))
+    strings = [examples.string(2, number) for number in range(5)]
+    assert strings == [examples.string(2, number) for number in range(5)]
+    assert len(set(strings)) == 5
+    assert [len(reader.parse(text)) for text in strings] == [7] * 5
+    known = {image.tobytes() for image in images("mnist-subset", None).test_images}
+    drawn = [digit.like_mnist(digit.ink_of(examples.drawing(number))) for number in range(3)]
+    assert {image.tobytes() for image in drawn} <= known
+    assert len({image.tobytes() for image in drawn}) == 3
+
+
+def test_play_goes_on_to_the_end_and_begins_again_there(monkeypatch):
+    pytest.importorskip("gradio")
+    from demo import playing
+
+    monkeypatch.setattr(playing.view, "frame", lambda story, t: f"frame {t}")
+    story = SimpleNamespace(last=2)
+
+    def told(found):
+        clock, name, *rest = found
+        return clock["active"], name, *rest
+
+    assert told(playing.toggle(story, 2, playing.PLAY)) == (True, playing.PAUSE, 0, "frame 0")
+    assert told(playing.tick(story, 0)) == (True, playing.PAUSE, 1, "frame 1")
+    assert told(playing.tick(story, 1)) == (False, playing.PLAY, 2, "frame 2")
+    assert told(playing.tick(story, 2))[:2] == (False, playing.PLAY)
+    assert told(playing.toggle(story, 1, playing.PAUSE))[:2] == (False, playing.PLAY)
+    assert told(playing.toggle(None, 0, playing.PLAY))[:2] == (False, playing.PLAY)
 
 
 def test_inner_steps_and_stored_steps_are_told_apart():
