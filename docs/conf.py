@@ -54,7 +54,8 @@ highlight_language = "none"
 pygments_style = "a11y-high-contrast-light"
 pygments_dark_style = "a11y-high-contrast-dark"
 
-LINK = re.compile(r"\]\(([\w-]+)\.md\)")
+LINK = re.compile(r"\]\(([\w/-]+)\.md\)")
+LISTS = ("index", "api")  # pages whose sections list other pages
 OUTSIDE = re.compile(r"(?<!!)\[([^]]+)]\(\.\./[^)]+\)")  # a link to a file that is no page
 BARS = re.compile(r"\|([^|`]+)\|")  # |x|, which reStructuredText takes for a substitution
 
@@ -64,13 +65,15 @@ POINTS = 100  # that a formula is drawn in; it is shown in the size of the text
 
 
 def prepare(app: Sphinx, name: str, source: list[str]) -> None:
-    """Drop links that lead out of the guides; give the index the table of contents it lists."""
+    """Drop links that lead out of the guides; a page that lists others is a table of contents."""
     source[0] = OUTSIDE.sub(r"\1", source[0])
-    if name != "index":
+    if name not in LISTS:
         return
     for part in re.split(r"^## ", source[0], flags=re.MULTILINE)[1:]:
         caption, *_ = part.splitlines()
         pages = "\n".join(dict.fromkeys(LINK.findall(part)))
+        if not pages:
+            continue
         source[0] += f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n{pages}\n```\n"
 
 
