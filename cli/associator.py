@@ -33,7 +33,8 @@ def associator(
     trials: Annotated[int, typer.Option(min=2, help="Random memories of each number.")] = 200,
     seed: Annotated[int, typer.Option(help="Seed of keys and values.")] = 0,
     figure: Annotated[
-        Path | None, typer.Option(help="Draw error against pairs: .png or .svg.")
+        Path | None,
+        typer.Option(parser=options.path, help="Draw error against pairs: .png or .svg."),
     ] = None,
     as_json: options.AsJson = False,
     debug: options.Debug = False,

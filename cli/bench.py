@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli import options
+from fwcore.paths import show
 
 if TYPE_CHECKING:
     from benchmarks.shapes import Shape
@@ -55,9 +56,12 @@ def bench(
     population: Annotated[
         bool, typer.Option("--population", help="Also 16 models at once against one by one.")
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="Write the result as JSON.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(parser=options.path, help="Write the result as JSON.")
+    ] = None,
     plot: Annotated[
-        Path | None, typer.Option(help="Folder for pictures of cost against T and R.")
+        Path | None,
+        typer.Option(parser=options.path, help="Folder for pictures of cost against T and R."),
     ] = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -230,5 +234,5 @@ def _plot(result: dict[str, Any], folder: Path) -> None:
     from benchmarks.plots import plot
 
     written = plot(result, folder)
-    text = ", ".join(map(str, written)) or "none: no two shapes differ only in T or only in R"
+    text = ", ".join(map(show, written)) or "none: no two shapes differ only in T or only in R"
     print(f"pictures: {text}", file=sys.stderr)

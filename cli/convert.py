@@ -9,16 +9,23 @@ from typing import Annotated, Any
 import typer
 
 from cli import options
+from fwcore.paths import show
 
 
 def convert(
     source: Annotated[
-        Path, typer.Argument(help="A run, checkpoint, .safetensors, .npz or .pt file.")
+        Path,
+        typer.Argument(
+            parser=options.path, help="A run, checkpoint, .safetensors, .npz or .pt file."
+        ),
     ],
-    target: Annotated[Path, typer.Argument(help="The folder to write; it must not exist.")],
+    target: Annotated[
+        Path, typer.Argument(parser=options.path, help="The folder to write; it must not exist.")
+    ],
     to: Annotated[str, typer.Option("--to", help="torch, mlx or fwt.")],
     spec: Annotated[
-        Path | None, typer.Option(help="spec.json of a file that does not say what it is.")
+        Path | None,
+        typer.Option(parser=options.path, help="spec.json of a file that does not say what it is."),
     ] = None,
     source_layout: Annotated[
         str | None, typer.Option("--from", help="Layout of such a file: torch, mlx or fwt.")
@@ -53,7 +60,7 @@ def convert(
     if as_json:
         print(json.dumps({"source": str(source), "target": str(target), "to": to, "pairs": rows}))
     else:
-        print(f"wrote {target} in the {to} layout: {len(found.params)} parameters")
+        print(f"wrote {show(target)} in the {to} layout: {len(found.params)} parameters")
         if rows:
             print_rows(rows)
     if not all(row["ok"] for row in rows):
@@ -65,7 +72,7 @@ def pt_reader(source: Path) -> Callable[[Path], Any] | None:
     import backends
     from fwcore.foreign import PT_SUFFIXES
 
-    if source.suffix not in PT_SUFFIXES:
+    if source.suffix.lower() not in PT_SUFFIXES:
         return None
     backends.load("torch")
     from backends.torch.foreign import read_state_dict

@@ -24,7 +24,10 @@ PAUSE = 0.1  # seconds between two looks for a signal
 def demo(
     checkpoints: Annotated[
         list[Path] | None,
-        typer.Argument(help="Runs or checkpoints; default: one of checkpoints/ for each task."),
+        typer.Argument(
+            parser=options.path,
+            help="Runs or checkpoints; default: one of checkpoints/ for each task.",
+        ),
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860,

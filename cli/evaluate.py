@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cli import options
+from fwcore.paths import show
 
 
 def evaluate(
-    checkpoint: Annotated[Path, typer.Argument(help="A run, a checkpoint folder or model file.")],
+    checkpoint: options.Checkpoint,
     backend: options.Backend = "auto",
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     task: Annotated[str | None, typer.Option(help="Refuse a checkpoint of another task.")] = None,
@@ -42,7 +42,7 @@ def evaluate(
         named = {"checkpoint": str(found.path), "split": split, "dataset": subject.dataset}
         print(json.dumps({**named, **place, "step": found.progress.step, **result}))
         return
-    print(f"checkpoint  {found.path}")
+    print(f"checkpoint  {show(found.path)}")
     print(f"dataset     {subject.dataset}, {split}: {result['examples']} examples")
     print(f"backend     {facts['backend']}, {facts['device']}, {facts['dtype']}")
     print(f"error       {result['error_pct']:.2f}%   loss {result['loss']:.4f}")

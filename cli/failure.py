@@ -10,7 +10,8 @@ from typing import Any, TextIO
 
 from typer.exceptions import TyperException
 
-from fwcore.errors import FwtError, Interrupted
+from fwcore.errors import FileError, FwtError, Interrupted
+from fwcore.paths import show
 
 INTERRUPTED = 130
 OUT_OF_MEMORY = 2  # the code of settings that cannot be, as of those refused before work begins
@@ -31,14 +32,11 @@ def one_line(text: object) -> str:
 
     What a file holds may be in it: what would steer a terminal is shown as an escape.
     """
-    line = " ".join(str(text).split())
+    lines = (line.strip() for line in str(text).splitlines())
+    line = " ".join(filter(None, lines))
     if len(line) > LONGEST:
         line = f"{line[: LONGEST - LAST]} ... {line[-LAST:]}"
-    return "".join(each if each.isprintable() else _escaped(each) for each in line)
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")
+    return show(line)
 
 
 def _show_warning(
@@ -55,9 +53,9 @@ def _show_warning(
 def guarded(run: Callable[[], Any]) -> int:
     """Run a command that raises its errors, and return its exit code.
 
-    A usage error and every error that `fwt` raises on purpose become one line on stderr, the
-    product's warnings one line each. Anything else is a fault of the product and keeps its
-    traceback.
+    A usage error and every error that `fwt` raises on purpose become one line on stderr, as does a
+    file that the system refuses deep within a folder; the product's warnings one line each.
+    Anything else is a fault of the product and keeps its traceback.
     """
     global _debug
     _debug = False
@@ -69,6 +67,12 @@ def guarded(run: Callable[[], Any]) -> int:
         label = "" if isinstance(error, Interrupted) else "error: "
         print(f"{label}{one_line(error)}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _show_trace()
+        print(f"error: {one_line(f'{error.filename}: {error.strerror}')}", file=sys.stderr)
+        return FileError.exit_code
     except MemoryError as error:
         _show_trace()
         print(f"error: memory: not enough for what was asked: {one_line(error)}", file=sys.stderr)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from cli import options
+from fwcore.paths import show
 
 if TYPE_CHECKING:
     from fwcore.ops import NumpyArray
@@ -40,8 +41,9 @@ def gradients(
     networks: Annotated[
         list[Path],
         typer.Argument(
+            parser=options.path,
             help="Runs, folders with runs, checkpoints, or specs (spec.json, .toml): "
-            "their first weights."
+            "their first weights.",
         ),
     ],
     first: Annotated[bool, typer.Option("--first", help="Also each one's first weights.")] = False,
@@ -52,7 +54,9 @@ def gradients(
     pairs: Annotated[
         int | None, typer.Option(min=1, help="K of the strings, instead of the network's own.")
     ] = None,
-    figure: Annotated[Path | None, typer.Option(help="Draw them: .png or .svg.")] = None,
+    figure: Annotated[
+        Path | None, typer.Option(parser=options.path, help="Draw them: .png or .svg.")
+    ] = None,
     backend: options.Backend = "auto",
     device: options.Device = "auto",
     data_dir: options.DataDir = None,
@@ -72,7 +76,7 @@ def gradients(
     result: dict[str, Any] = {"examples": examples, "jacobians": jacobians, "networks": []}
     for subject in _subjects(networks, first):
         if not quiet:
-            print(f"{subject.path}, {subject.weights}", file=sys.stderr, flush=True)
+            print(f"{show(subject.path)}, {subject.weights}", file=sys.stderr, flush=True)
         inputs, targets = _examples(subject, pairs, examples, data_dir)
         found = _found(subject, backend, device, inputs, targets, jacobians)
         result["networks"].append(found)
@@ -176,7 +180,8 @@ def _show(result: dict[str, Any]) -> None:
 
     out = Console(width=100, highlight=False)
     for network in result["networks"]:
-        out.print(f"{network['label']}, {network['weights']} ({network['path']})")
+        title = f"{network['label']}, {network['weights']} ({show(network['path'])})"
+        out.print(title, markup=False)
         table = Table(box=None, pad_edge=False)
         for name in ("tau", "|dE/dh(tau)|", "|dh(tau+1)/dh(tau)|", "|dh(T)/dh(tau)|"):
             table.add_column(name, justify="right")

@@ -18,16 +18,17 @@ SHOWN = 3  # steps named of an attention
 
 
 def inspect(
-    checkpoint: Annotated[Path, typer.Argument(help="A run, a checkpoint folder or model file.")],
+    checkpoint: options.Checkpoint,
     example: Annotated[
         str, typer.Option(help="A string such as c9k8j3f1??c, or a 28x28 image (.npy, .png).")
     ],
     figure: Annotated[
         Path | None,
-        typer.Option(help="Draw the attention: a file that ends in .png or .svg."),
+        typer.Option(parser=options.path, help="Draw the attention: .png or .svg."),
     ] = None,
     spectrum: Annotated[
-        Path | None, typer.Option(help="Draw the eigenvalues of A: .png or .svg.")
+        Path | None,
+        typer.Option(parser=options.path, help="Draw the eigenvalues of A: .png or .svg."),
     ] = None,
     backend: options.ReadBackend = "numpy",
     device: options.Device = "auto",

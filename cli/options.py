@@ -4,11 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from cli import failure
+from fwcore import paths
+from fwcore.errors import ConfigError
+
+
+def path(given: Any) -> Path:
+    """The parser of every option and argument that is a path; see `fwcore.paths.expand`.
+
+    Raises:
+        typer.BadParameter: it is empty; typer adds the option's name.
+        FileError: it cannot be a path here.
+    """
+    try:
+        return paths.expand(given)
+    except ConfigError as error:
+        raise typer.BadParameter(str(error)) from error
+
 
 BACKENDS = "auto, torch, mlx or numpy"
 
@@ -39,6 +55,7 @@ DataDir = Annotated[
     typer.Option(
         "--data-dir",
         envvar="FWT_DATA_DIR",
+        parser=path,
         help="Folder of the dataset's files; without it: the cache, then a download.",
     ),
 ]
@@ -53,7 +70,10 @@ Debug = Annotated[
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
-RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder of all runs.")]
+Checkpoint = Annotated[
+    Path, typer.Argument(parser=path, help="A run, a checkpoint folder or model file.")
+]
+RunsDir = Annotated[Path, typer.Option("--runs-dir", parser=path, help="Folder of all runs.")]
 Scheduler = Annotated[
     str | None,
     typer.Option(

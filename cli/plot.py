@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli import options
+from fwcore.paths import show
 
 if TYPE_CHECKING:
     from figures.curves import Run
@@ -17,11 +18,14 @@ if TYPE_CHECKING:
 
 def plot(
     runs: Annotated[
-        list[Path], typer.Argument(help="Runs, or folders with runs below them, such as a sweep's.")
+        list[Path],
+        typer.Argument(
+            parser=options.path, help="Runs, or folders with runs below them, such as a sweep's."
+        ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The picture: .png or .svg.")] = Path(
-        "curves.png"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", parser=options.path, help="The picture: .png or .svg.")
+    ] = Path("curves.png"),
     x: Annotated[str, typer.Option("--x", help="updates, examples or seconds.")] = "updates",
     y: Annotated[str, typer.Option("--y", help="error, loss or grad-norm.")] = "error",
     split: Annotated[
@@ -66,8 +70,8 @@ def plot(
         fewer = f"  mean of {seeds_of(curve.steps, curve.n)}" if len(set(curve.n)) > 1 else ""
         print(f"{curve.label}  seeds {seeds}  last {curve.ends}{fewer}")
     for run in left:
-        print(f"left out  {run.path}: no line of {y} on the split {split} yet")
-    print(f"figure  {out}")
+        print(f"left out  {show(run.path)}: no line of {y} on the split {split} yet")
+    print(f"figure  {show(out)}")
 
 
 def _check(flag: str, value: str, known: Any) -> None:

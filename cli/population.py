@@ -18,6 +18,7 @@ from cli.screen import Screen
 from cli.signals import StopFlag
 from fwcore.descriptors import room_for
 from fwcore.errors import ConfigError, DivergedError, FwtError
+from fwcore.paths import quote, show
 from fwcore.runs import RunFolder, default_path, taken
 from fwcore.spec import RunSpec
 from fwcore.train import Hooks, Outcome, train_together
@@ -78,7 +79,7 @@ def _begun(
     if there:
         raise ConfigError(
             f"out: {len(there)} of {len(paths)} folders exist, the first is {there[0]}; go on with "
-            f"each alone: fwt train --resume {there[0]}, or choose another folder with --out"
+            f"each alone: fwt train --resume {quote(there[0])}, or choose another folder with --out"
         )
     begun: list[RunFolder] = []
     try:
@@ -218,7 +219,7 @@ def _print_lines(members: Sequence[Member], result: dict[str, Any]) -> None:
         else:
             text = f"stopped at step {each['step']} of {each['steps']}"
             text = "diverged" if "diverged" in each else text
-        print(f"{each['label']:{width}}  {text}  {each['run']}")
+        print(f"{each['label']:{width}}  {text}  {show(each['run'])}")
     rows = [*result["settings"], {**result, "label": "all"}]
     some_share = 1 < len(result["settings"]) < len(members)
     for row in rows if some_share else rows[-1:]:

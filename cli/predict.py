@@ -20,13 +20,14 @@ BATCH = 1000  # examples computed at once
 
 
 def predict(
-    checkpoint: Annotated[Path, typer.Argument(help="A run, a checkpoint folder or model file.")],
+    checkpoint: options.Checkpoint,
     examples: Annotated[
         list[str] | None,
         typer.Argument(help="Strings such as c9k8j3f1??c, or 28x28 images (.npy, .png)."),
     ] = None,
     file: Annotated[
-        Path | None, typer.Option("--file", "-f", help="Examples, one a line; - is stdin.")
+        Path | None,
+        typer.Option("--file", "-f", parser=options.path, help="Examples, one a line; - is stdin."),
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="Answers shown of each example.")] = 3,
     backend: options.ReadBackend = "numpy",

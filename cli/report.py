@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli import options
+from fwcore.paths import show
 
 if TYPE_CHECKING:
     from figures.curves import Run
@@ -24,12 +25,14 @@ def report(
     paths: Annotated[
         list[Path],
         typer.Argument(
-            metavar="RUN|SWEEP...", help="Runs, sweeps (runs/sweeps/NAME), or folders with such."
+            parser=options.path,
+            metavar="RUN|SWEEP...",
+            help="Runs, sweeps (runs/sweeps/NAME), or folders with such.",
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The page, a file .html.")] = Path(
-        "report.html"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", parser=options.path, help="The page, a file .html.")
+    ] = Path("report.html"),
     split: Annotated[
         str, typer.Option(help="train, val or test: of the confusion and the examples.")
     ] = "val",
@@ -83,10 +86,10 @@ def report(
         return
     for facts in data["runs"]:
         error = "not finished" if facts["test"] is None else f"{facts['test']['error_pct']:.2f}%"
-        print(f"run     {facts['run']}  test error {error}")
+        print(f"run     {show(facts['run'])}  test error {error}")
     for facts in data["sweeps"]:
-        print(f"sweep   {facts['sweep']}")
-    print(f"page    {out}")
+        print(f"sweep   {show(facts['sweep'])}")
+    print(f"page    {show(out)}")
 
 
 class _Looks:

@@ -43,6 +43,7 @@ def reproduce(
             "outside of one the folder reproduced.",
             "Where",
             "-o",
+            parser=options.path,
         ),
     ] = None,
     runs_dir: options.RunsDir = Path("runs"),

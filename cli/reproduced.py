@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cli.reproducing import Reproduction, Run
+from fwcore.paths import show
 from reproduce import page
 from reproduce.cells import PUBLISHED, Cell
 from reproduce.tally import Tally
@@ -97,4 +98,4 @@ def print_cells(found: Reproduction, tallied: Sequence[Tally], written: Sequence
         print(f"{QUICK_NOTES[found.wanted.task]}; for the whole table: "
               f"fwt reproduce {found.wanted.task}")  # fmt: skip
     for path in written:
-        print(f"wrote     {path}")
+        print(f"wrote     {show(path)}")

@@ -38,14 +38,14 @@ def read_config(path: Path) -> dict[str, Any]:
         FileError: it cannot be read.
         ConfigError: it is not TOML or JSON, or has an unknown table.
     """
+    kind = "JSON" if path.suffix.lower() == ".json" else "TOML"
     try:
         text = files.text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise FileError(f"config: {path} cannot be read: {error}") from error
     try:
-        found = files.from_json(text) if path.suffix == ".json" else files.from_toml(text)
+        found = files.from_json(text) if kind == "JSON" else files.from_toml(text)
     except ValueError as error:
-        kind = "JSON" if path.suffix == ".json" else "TOML"
         raise ConfigError(f"config: {path} is not {kind}: {error}") from error
     if not isinstance(found, dict):
         raise ConfigError(f"config: {path}: expected tables, got {type(found).__name__}")

@@ -22,6 +22,7 @@ from fwcore.cells import presets
 from fwcore.errors import BackendError, ConfigError, FileError, FwtError
 from fwcore.frozen import differences
 from fwcore.params import initialise
+from fwcore.paths import quote, show
 from fwcore.ranks import SINGLE, Ranks, check_together, is_first
 from fwcore.runs import RunFolder, default_path
 from fwcore.spec import RunSpec
@@ -334,7 +335,7 @@ def print_result(job: Job, result: dict[str, Any], as_json: bool) -> None:
         return
     if not result["done"]:
         print(f"stopped   step {result['step']} of {result['steps']}")
-        print(f"go on     fwt train --resume {result['run']}")
+        print(f"go on     fwt train --resume {quote(result['run'])}")
         return
     known = published(job)
     beside = "" if known is None else f"  (published: {known:.2f}%)"
@@ -342,6 +343,6 @@ def print_result(job: Job, result: dict[str, Any], as_json: bool) -> None:
     print(f"dataset   {job.task.dataset}")
     print(f"test      error {test['error_pct']:.2f}% of {test['examples']}{beside}")
     print(f"took      {result['steps']} updates, {result['train_s']:.0f} s")
-    print(f"run       {result['run']}")
-    print(f"best      {result['best_checkpoint']}")
-    print(f"look      fwt eval {result['run']} --backend numpy")
+    print(f"run       {show(result['run'])}")
+    print(f"best      {show(result['best_checkpoint'])}")
+    print(f"look      fwt eval {quote(result['run'])} --backend numpy")

@@ -12,7 +12,9 @@ from cli.train import flag
 
 
 def sweep(
-    file: Annotated[Path, typer.Argument(help="The sweep, TOML.", show_default=False)],
+    file: Annotated[
+        Path, typer.Argument(parser=options.path, help="The sweep, TOML.", show_default=False)
+    ],
     device: options.Device = "auto",
     memory: options.Memory = "auto",
     data_dir: options.DataDir = None,

@@ -25,6 +25,7 @@ from cli.train import SPEC_FLAGS
 from fwcore import checkpoint, locks
 from fwcore.errors import BackendError, CheckFailed, ConfigError, DivergedError
 from fwcore.frozen import differences
+from fwcore.paths import show
 from fwcore.runs import default_path
 from fwcore.spec import RunSpec
 from sweeps import plan as plans
@@ -379,7 +380,8 @@ def result_lines(found: Sweep, data: dict[str, Any]) -> list[str]:
             label = Setting(trial["settings"], {}, ()).label or "the settings above"
             lines.append(f"  {_score(trial)}  {label}")
         lines.append(f"  train with: {group['command']}" if group["command"] else "  none chosen")
-    return [*lines, f"chosen by {data['objective']}", f"summary   {found.folder / 'summary.json'}"]
+    summary = show(found.folder / "summary.json")
+    return [*lines, f"chosen by {data['objective']}", f"summary   {summary}"]
 
 
 def _score(trial: dict[str, Any]) -> str:

@@ -41,10 +41,10 @@ SPEC_FLAGS = {
 LIST = "or a list, 1,2"  # see `cli.lists`
 
 
-def flag(name: str, text: str, panel: str, *more: str) -> Any:
-    """An option whose environment variable is FWT_ and its name."""
+def flag(name: str, text: str, panel: str, *more: str, **settings: Any) -> Any:
+    """An option whose environment variable is FWT_ and its name; `settings` are typer's."""
     variable = "FWT_" + name.removeprefix("--").upper().replace("-", "_")
-    return typer.Option(name, *more, envvar=variable, help=text, rich_help_panel=panel)
+    return typer.Option(name, *more, envvar=variable, help=text, rich_help_panel=panel, **settings)
 
 
 def train(
@@ -118,21 +118,31 @@ def train(
         str | None, flag("--precision", "highest or tf32 float32 products.", "Training")
     ] = None,
     config: Annotated[
-        Path | None, flag("--config", "TOML or JSON laid out like spec.json.", "Run", "-c")
+        Path | None,
+        flag("--config", "TOML or JSON laid out like spec.json.", "Run", "-c", parser=options.path),
     ] = None,
     assign: Annotated[
         list[str] | None,
         typer.Option("--set", help="Any field: --set TABLE.KEY=VALUE.", rich_help_panel="Run"),
     ] = None,
     out: Annotated[
-        Path | None, flag("--out", "The run's folder; of lists, the folder of theirs.", "Run", "-o")
+        Path | None,
+        flag(
+            "--out",
+            "The run's folder; of lists, the folder of theirs.",
+            "Run",
+            "-o",
+            parser=options.path,
+        ),
     ] = None,
-    runs_dir: Annotated[Path, flag("--runs-dir", "Folder of runs without --out.", "Run")] = Path(
-        "runs"
-    ),
+    runs_dir: Annotated[
+        Path, flag("--runs-dir", "Folder of runs without --out.", "Run", parser=options.path)
+    ] = Path("runs"),
     resume: Annotated[
         Path | None,
-        typer.Option(help="Go on with the run in this folder.", rich_help_panel="Run"),
+        typer.Option(
+            parser=options.path, help="Go on with the run in this folder.", rich_help_panel="Run"
+        ),
     ] = None,
     stop_after: Annotated[
         int | None,

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from cli import options
+from fwcore.paths import show
 
 
 def verify(
-    checkpoint: Annotated[Path, typer.Argument(help="A run, a checkpoint folder or model file.")],
+    checkpoint: options.Checkpoint,
     names: Annotated[
         str, typer.Option("--backends", help="Comma-separated; the default is all installed.")
     ] = "all",
@@ -38,7 +38,7 @@ def verify(
         facts = {"checkpoint": str(found.path), "split": split, "dtype": number_type(found)}
         print(json.dumps({**facts, "dataset": subject.dataset, "pairs": rows}))
     else:
-        print(f"checkpoint  {found.path}")
+        print(f"checkpoint  {show(found.path)}")
         print(f"dataset     {subject.dataset}, {split}: {len(subject.split(split))} examples")
         print_rows(rows)
     failed = [" and ".join(row["backends"]) for row in rows if not row["ok"]]

@@ -30,6 +30,7 @@ from fwcore.durable import create, new_folder, partial_of, rename, sync_folder, 
 from fwcore.errors import CheckpointError, ConfigError, FileError
 from fwcore.frozen import Frozen
 from fwcore.params import Param
+from fwcore.paths import quote
 from fwcore.spec import FORMAT_VERSION, Count, NonNegative, RunSpec
 from fwcore.tensors import DIGEST, digest, ordered
 from fwcore.tensors import read_tensors as read_tensors
@@ -380,7 +381,7 @@ def read(path: Path) -> Checkpoint:
     if metadata.get("fwt.layout") != "fwt":
         raise CheckpointError(
             f"{path}: layout={metadata.get('fwt.layout')!r}, expected 'fwt'; "
-            f"convert it with: fwt convert {path} DST --to fwt"
+            f"convert it with: fwt convert {quote(path)} DST --to fwt"
         )
     table = model.parameters(spec.model)
     _refuse(params.mismatches(table, arrays), path)

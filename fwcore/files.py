@@ -6,6 +6,7 @@ means something else to every reader, and a header may name a shape that no memo
 
 from __future__ import annotations
 
+import codecs
 import errno
 import io
 import json
@@ -53,14 +54,24 @@ def contents(path: Path, most: int = MOST_TEXT) -> bytes:
     return path.read_bytes()
 
 
-def text(path: Path, most: int = MOST_TEXT) -> str:
-    """The text of a plain file, which must be UTF-8.
+def text(path: Path, most: int = MOST_TEXT, errors: str = "strict") -> str:
+    """The text of a plain file, which must be UTF-8; a byte order mark before it is no text.
+
+    Args:
+        path, most: see `contents`.
+        errors: what becomes of bytes that are not UTF-8; see `bytes.decode`.
 
     Raises:
         OSError: see `contents`.
         UnicodeDecodeError: it is not UTF-8.
     """
-    return contents(path, most).decode("utf-8")
+    stored = contents(path, most).removeprefix(codecs.BOM_UTF8)
+    try:
+        return stored.decode("utf-8", errors)
+    except UnicodeDecodeError as error:
+        if stored.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            error.reason = "it begins like UTF-16; save it as UTF-8"
+        raise
 
 
 def from_json(source: str | bytes, finite: bool = True) -> Any:

@@ -143,9 +143,9 @@ def _read(path: Path, read_pt: Reader | None) -> tuple[dict[str, Array], dict[st
             f"{path}: no such file; expected a run, a checkpoint folder, a .safetensors, .npz or "
             ".pt file"
         )
-    if path.suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         return _read_npz(path), {}
-    if path.suffix in PT_SUFFIXES:
+    if path.suffix.lower() in PT_SUFFIXES:
         if read_pt is None:
             raise ConfigError(f"{path}: a {path.suffix} file is read with PyTorch: fwt convert")
         return read_pt(path), {}

@@ -23,6 +23,7 @@ from fwcore.checkpoint import Checkpoint, Progress
 from fwcore.errors import CheckpointError, ConfigError, DivergedError, FileError
 from fwcore.frozen import Frozen
 from fwcore.params import not_finite
+from fwcore.paths import quote
 from fwcore.spec import Count, NonNegative, RunSpec
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -289,7 +290,7 @@ class RunFolder:
         if not path.is_file():
             return None
         try:
-            target = files.contents(path, most=MOST_POINTER).decode(errors="replace").strip()
+            target = files.text(path, MOST_POINTER, errors="replace").strip()
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
         if not STEP_NAME.fullmatch(target):
@@ -415,7 +416,7 @@ def _refuse_used(path: Path) -> None:
         return
     if (path / "spec.json").is_file():
         raise ConfigError(
-            f"out: {path} exists; go on with: fwt train --resume {path}, "
+            f"out: {path} exists; go on with: fwt train --resume {quote(path)}, "
             "or choose another folder with --out"
         )
     kind = "a folder that holds something else" if path.is_dir() else "a file"
@@ -428,7 +429,7 @@ def _refuse_used(path: Path) -> None:
 def _lines(path: Path) -> list[str]:
     """The lines of a file of metrics. Raises FileError if it cannot be read."""
     try:
-        return files.contents(path, files.MOST_LINES).decode(errors="replace").splitlines()
+        return files.text(path, files.MOST_LINES, errors="replace").splitlines()
     except OSError as error:
         raise FileError(f"{path}: cannot be read: {error.strerror}") from error
 

@@ -20,6 +20,7 @@ from fwcore.checkpoint import Best
 from fwcore.errors import CheckpointError, ConfigError, DivergedError, Interrupted
 from fwcore.lockstep import Alone, Lockstep, Trainable
 from fwcore.params import Param
+from fwcore.paths import quote
 from fwcore.ranks import SINGLE, Ranks, Spread, check_together, everyones, folder_on
 from fwcore.runs import RunFolder, Weighted
 from fwcore.schedule import learning_rate
@@ -388,7 +389,7 @@ class _Loop:
             raise Interrupted(
                 f"train: stopped by signal {number} at step {self.step} of {self.total}; "
                 f"saved {saved}; go on with{'' if one else ' each alone, such as'}: "
-                f"fwt train --resume {paths[0]}",
+                f"fwt train --resume {quote(paths[0])}",
                 number,
             )
 

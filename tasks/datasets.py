@@ -284,7 +284,7 @@ def _locate(source: Source, data_dir: Path | None) -> list[Path]:
     if not source.torchvision:
         return _find(source, BUNDLED)
     if data_dir is not None:
-        return _find(source, Path(data_dir).expanduser())
+        return _find(source, Path(data_dir))
     root = cache_folder()
     if not _is_complete(source, root):
         _download(source, root)

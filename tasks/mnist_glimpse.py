@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, field_validator
 
-from fwcore import files
+from fwcore import files, paths
 from fwcore.errors import ConfigError, DataError, nearest
 from tasks.base import Control, Pictures, Shape, Split, TaskSpec, check_split
 from tasks.datasets import AUTO, FULL, NAMES, SOURCES, Images, images
@@ -201,14 +201,15 @@ class GlimpseReader:
 
     def parse(self, text: str) -> Array:
         """See `MnistGlimpse.parse`."""
-        path = Path(text.strip()).expanduser()
+        suffix = Path(text.strip()).suffix
         readers = {".npy": _read_npy, ".png": _read_png}
-        if path.suffix.lower() not in readers:
+        if suffix.lower() not in readers:
             raise ConfigError(
                 f"input {text!r}: expected the path of a 28x28 image that ends in .npy or .png, "
-                f"got suffix={path.suffix!r}"
+                f"got suffix={suffix!r}"
             )
-        picture = readers[path.suffix.lower()](path)
+        path = paths.expand(text.strip())
+        picture = readers[suffix.lower()](path)
         if picture.shape != (IMAGE, IMAGE):
             raise DataError(
                 f"{path}: expected one grey image of shape ({IMAGE}, {IMAGE}), got "
