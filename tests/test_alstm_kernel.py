@@ -74,7 +74,7 @@ def test_what_is_not_finite_is_not_hidden(part: int, wrong: float) -> None:
     pre[1, part * half + 1] = wrong
     old = equations.Complex(*(torch.from_numpy(cases.noise(i, 2, 2, half)).float() for i in (4, 5)))
     want = equations.associate(TorchOps(torch.device("cpu"), torch.float32), spec, pre, old)
-    h, *c, _ = alstm.associate(pre, *old, alstm.places(half, copies))
+    h, *c, _ = alstm.associate(pre, *old)
     pairs = [(h, want.h), (c[0], want.c.real), (c[1], want.c.imag)]
     lost = not all(torch.isfinite(wanted).all() for _, wanted in pairs)
     assert lost == (not np.isfinite(wrong) and (part > 2 or np.isnan(wrong)))

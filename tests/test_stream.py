@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fwcore.errors import ConfigError
 from tests import cases
 from tests.cases import Engine
 from tests.conftest import engine
@@ -58,5 +59,5 @@ def test_the_fused_stream_is_what_runs_on_the_cpu_of_torch() -> None:
 def test_the_fused_stream_names_a_wrong_input(shape: tuple[int, ...]) -> None:
     spec = cases.core_only(cases.core_of("fast-sum-final-boundary-S1-flat", SIZE), INPUTS)
     on = engine("torch", "float32")
-    with pytest.raises(ValueError, match=r"expected x of shape \(2, 4\)"):
+    with pytest.raises(ConfigError, match=r"expected x of shape \(B, I\), B=2, I=4, got shape"):
         on.compile(spec).stream(BATCH).step(native(on, np.zeros(shape)))

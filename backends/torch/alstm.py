@@ -1,11 +1,10 @@
 """A step of the associative LSTM in C++ on CPUs: an override of its equations 1 to 3.
 
 The equations are those of `fwcore.cells.alstm`; a training step costs about half. What a call is
-given and gives (B sequences, H = R/2 complex numbers, N copies; of one floating type but `order`):
+given and gives (B sequences, H = R/2 complex numbers, N copies; of one floating type):
 
     pre            (B, 9H)    Wx x(t) + Wh h(t-1) + b
     real, imag     (B, N, H)  c_s(t-1)
-    order          (N, H)     int32: P_s x = x[order[s]]
     h              (B, 2H)    h(t)
     c_real, c_imag (B, N, H)  c_s(t)
     gates          (B, 3H)    g_i, g_f, g_o, kept for the gradient
@@ -14,12 +13,15 @@ given and gives (B sequences, H = R/2 complex numbers, N copies; of one floating
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor, library
 
+from backends.torch.arguments import Array, Table
+from backends.torch.derivatives import Gradients, Rule, refuse, register
 from backends.torch.fused import cpu
 from backends.torch.mapped import one_by_one
 from backends.torch.ops import TorchOps
@@ -51,106 +53,119 @@ def covers(core: CellSpec, ops: TorchOps) -> bool:
 
 @cache
 def places(half: int, copies: int) -> Tensor:
-    """`order`, from `fwcore.cells.alstm.permutations`."""
+    """Of the permutations P_s x = x[places[s]], int32 (N, H): `fwcore.cells.alstm.permutations`."""
     found = alstm.permutations(half, copies).argmax(0)
     return torch.from_numpy(found.reshape(copies, half)).to(torch.int32)
 
 
-def _run(direction: str, order: Tensor, *tensors: Tensor) -> None:
-    """Every sequence, on as many threads as torch uses."""
-    copies, half = order.shape
-    batch = len(tensors[0])
-    call = cpu.entry(direction, tensors[0].dtype, LIBRARY)
-    cpu.run(call, Shape(half, copies), batch, PRODUCTS * batch * order.numel(), tensors)
+TABLE = Table(
+    FORWARD,
+    {
+        "pre": Array("B 9H"),
+        "real": Array("B N H"),
+        "imag": Array("B N H"),
+    },
+)
+BACKWARD_TABLE = Table(
+    BACKWARD,
+    {
+        "dh": Array("B 2H"),
+        "dc_real": Array("B N H"),
+        "dc_imag": Array("B N H"),
+        "pre": Array("B 9H"),
+        "gates": Array("B 3H"),
+        "real": Array("B N H"),
+        "imag": Array("B N H"),
+        "c_real": Array("B N H"),
+        "c_imag": Array("B N H"),
+    },
+)
 
 
-def _empty(
-    pre: Tensor, real: Tensor, imag: Tensor, order: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Room for h, c_real, c_imag and gates.
+def _run(direction: str, given: Sequence[Tensor], found: Sequence[Tensor]) -> None:
+    """Every sequence, on as many threads as torch uses; the memories are the last two found."""
+    batch, copies, half = found[-1].shape
+    call = cpu.entry(direction, given[0].dtype, LIBRARY)
+    arrays = [*given, places(half, copies), *found]
+    cpu.run(call, Shape(half, copies), batch, PRODUCTS * found[-1].numel(), arrays)
 
-    Raises:
-        TypeError: the arrays are not all of float32 or all of float64.
-    """
-    cpu.one_type(FORWARD, pre, real, imag)
-    batch, (copies, half) = pre.shape[0], order.shape
-    c_real, c_imag = (pre.new_empty(batch, copies, half) for _ in range(2))
+
+def _empty(pre: Tensor, real: Tensor, imag: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Room for h, c_real, c_imag and gates."""
+    batch, _, half = real.shape
+    c_real, c_imag = (real.new_empty(real.shape) for _ in range(2))
     return pre.new_empty(batch, 2 * half), c_real, c_imag, pre.new_empty(batch, 3 * half)
 
 
-def _forward(
-    pre: Tensor, real: Tensor, imag: Tensor, order: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _forward(*given: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """h, c_real, c_imag and gates."""
-    *found, gates = _empty(pre, real, imag, order)
-    pre = pre.contiguous()
+    pre, real, imag = TABLE.check(*given)
+    *found, gates = _empty(pre, real, imag)
     torch.sigmoid(pre[:, : gates.shape[1]], out=gates)
-    given = [pre, gates, real.contiguous(), imag.contiguous(), order]
-    _run("forward", order, *given, *found)
+    _run("forward", [pre, gates, real, imag], found)
     h, c_real, c_imag = found
     return h, c_real, c_imag, gates
 
 
-def _backward(
-    dh: Tensor,
-    dc_real: Tensor,
-    dc_imag: Tensor,
-    pre: Tensor,
-    gates: Tensor,
-    real: Tensor,
-    imag: Tensor,
-    c_real: Tensor,
-    c_imag: Tensor,
-    order: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _backward(*given: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of pre, real and imag."""
-    given = [dh, dc_real, dc_imag, pre, gates, real, imag, c_real, c_imag]
-    solid = [tensor.contiguous() for tensor in given]
-    found = torch.empty_like(solid[3]), torch.empty_like(solid[5]), torch.empty_like(solid[6])
-    _run("backward", order, *solid, order, *found)
+    solid = BACKWARD_TABLE.check(*given)
+    found = _empty_gradients(*solid)
+    _run("backward", solid, found)
     return found
+
+
+def _empty_gradients(*given: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Room for the gradients of pre, real and imag."""
+    pre, real, imag = (given[i].new_empty(given[i].shape) for i in (3, 5, 6))
+    return pre, real, imag
 
 
 library.define(
     FORWARD,
-    "(Tensor pre, Tensor real, Tensor imag, Tensor order) "
+    "(Tensor pre, Tensor real, Tensor imag) "
     "-> (Tensor h, Tensor c_real, Tensor c_imag, Tensor gates)",
 )
 library.define(
     BACKWARD,
     "(Tensor dh, Tensor dc_real, Tensor dc_imag, Tensor pre, Tensor gates, Tensor real, "
-    "Tensor imag, Tensor c_real, Tensor c_imag, Tensor order) "
+    "Tensor imag, Tensor c_real, Tensor c_imag) "
     "-> (Tensor dpre, Tensor dreal, Tensor dimag)",
 )
 associate = torch.ops.fwt.associate.default
 associate_backward = torch.ops.fwt.associate_backward.default
+
+
+def _equations(pre: Tensor, real: Tensor, imag: Tensor) -> tuple[Tensor, ...]:
+    """h, c_real and c_imag by `fwcore.cells.alstm.associate`."""
+    _, copies, half = real.shape
+    spec = alstm.Spec(size=2 * half, copies=copies)
+    ops = TorchOps(pre.device, pre.dtype)
+    h, (c_real, c_imag) = alstm.associate(ops, spec, pre, alstm.Complex(real, imag))
+    return h, c_real, c_imag
+
+
+def _gradient(given: Any, results: Any, slopes: Any, wanted: Any) -> Gradients:
+    """By the backward operator."""
+    pre, real, imag = given
+    _, c_real, c_imag, gates = results
+    found: Gradients = associate_backward(*slopes, pre, gates, real, imag, c_real, c_imag)
+    return found
+
+
 library.impl(FORWARD, "cpu", _forward)
 library.impl(BACKWARD, "cpu", _backward)
-
-
-def _fake_backward(*given: Tensor) -> tuple[Tensor, ...]:
-    return tuple(given[i].new_empty(given[i].shape) for i in (3, 5, 6))
-
-
-def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
-    pre, real, imag, order = inputs
-    _, c_real, c_imag, gates = output
-    ctx.save_for_backward(pre, gates, real, imag, c_real, c_imag, order)
-
-
-def _differentiated(ctx: Any, dh: Tensor, dc_real: Tensor, dc_imag: Tensor, _: Any) -> Any:
-    return *associate_backward(dh, dc_real, dc_imag, *ctx.saved_tensors), None
-
-
 library.register_fake(FORWARD, _empty)
-library.register_fake(BACKWARD, _fake_backward)
+library.register_fake(BACKWARD, _empty_gradients)
 library.register_vmap(FORWARD, partial(one_by_one, associate))
-library.register_autograd(FORWARD, _differentiated, setup_context=_keep)
+library.register_vmap(BACKWARD, partial(one_by_one, associate_backward))
+register("associate", Rule(3, associate, _equations, _gradient))
+refuse("associate_backward", "associate")
 
 
 def _associate(ops: Ops, spec: alstm.Spec, pre: Tensor, old: alstm.Complex) -> Any:
     """See `fwcore.cells.alstm.associate`."""
-    h, real, imag, _ = associate(pre, *old, places(spec.size // 2, spec.copies))
+    h, real, imag, _ = associate(pre, *old)
     return alstm.AssociativeState(h, alstm.Complex(real, imag))
 
 

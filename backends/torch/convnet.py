@@ -22,6 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor, library
 
+from backends.torch.arguments import Array, Sizes, Table
+from backends.torch.derivatives import Gradients, Rule, refuse, register
 from backends.torch.fused import cpu
 from backends.torch.mapped import one_by_one
 from backends.torch.ops import TorchOps
@@ -64,41 +66,65 @@ def _shape(pictures: Tensor, weight: Tensor) -> Shape:
     return Shape(count, *convnet.sides(inputs), len(weight))
 
 
+def _maxima(sizes: Sizes) -> int:
+    """P^2 of I pixels."""
+    return convnet.sides(sizes["I"])[1] ** 2
+
+
+def _words(sizes: Sizes) -> int:
+    """Words of 4 bits a maximum, of the width of the floating type."""
+    return -(-_maxima(sizes) // (2 * sizes["bytes"]))
+
+
+SHARED = {"pictures": Array("N I"), "weight": Array("R 9K")}
+TABLE = Table(FORWARD, {**SHARED, "bias": Array("R")}, {"K": lambda _: 1})
+BACKWARD_TABLES = {
+    dtype: Table(
+        BACKWARD,
+        {**SHARED, "grad": Array("N M R"), "winners": Array("N V R", words), "seen": None},
+        {"K": lambda _: 1, "M": _maxima, "V": _words},
+    )
+    for dtype, words in WORDS.items()
+}
+
+
 def _empty(pictures: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Room for out and winners.
-
-    Raises:
-        TypeError: the arrays are not all of float32 or all of float64.
-    """
-    cpu.one_type(FORWARD, pictures, weight, bias)
-    count, inputs = pictures.shape
-    _, pooled = convnet.sides(inputs)
-    maxima, size = pooled**2, weight.shape[0]
-    words = -(-maxima // (2 * pictures.element_size()))
-    winners = pictures.new_empty(count, words, size, dtype=WORDS[pictures.dtype])
-    return pictures.new_empty(count, maxima, size), winners
+    """Room for out and winners."""
+    sizes = {"I": pictures.shape[1], "bytes": pictures.element_size()}
+    count, size = pictures.shape[0], weight.shape[0]
+    winners = pictures.new_empty(count, _words(sizes), size, dtype=WORDS[pictures.dtype])
+    return pictures.new_empty(count, _maxima(sizes), size), winners
 
 
-def _forward(pictures: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+def _forward(*given: Tensor) -> tuple[Tensor, Tensor]:
     """Out and winners."""
-    found = _empty(pictures, weight, bias)
+    pictures, weight, bias = TABLE.check(*given)
+    out, winners = _empty(pictures, weight, bias)
     rows = torch.cat([weight.T, bias[None]])  # features side by side, for the registers
-    _run("forward", _shape(pictures, weight), weight.dtype, pictures.contiguous(), rows, *found)
-    return found
+    _run("forward", _shape(pictures, weight), weight.dtype, pictures, rows, out, winners)
+    return out, winners
 
 
 def _backward(
     grad: Tensor, pictures: Tensor, weight: Tensor, winners: Tensor, seen: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of pictures (empty unless they are asked for by `seen`), weight and bias."""
+    table = BACKWARD_TABLES.get(grad.dtype, TABLE)
+    pictures, weight, grad, winners, _ = table.check(pictures, weight, grad, winners, seen)
     shape, size = _shape(pictures, weight), len(weight)
     rows = torch.cat([weight.T, weight.new_zeros(1, size)])
     sums = weight.new_empty(-(-shape.count // BLOCK), *rows.shape)
     dpictures = pictures.new_empty(pictures.shape if seen else 0)
-    given = [grad.contiguous(), pictures.contiguous(), rows, winners, sums]
+    given = [grad, pictures, rows, winners, sums]
     _run("backward", shape, weight.dtype, *given, dpictures if seen else None)
     total = sums.sum(0)
     return dpictures, total[:-1].T.contiguous(), total[-1].clone()
+
+
+def _fake_backward(grad: Tensor, pictures: Tensor, weight: Tensor, *given: Any) -> Any:
+    seen = given[-1]
+    empty = pictures.new_empty(pictures.shape if seen else 0)
+    return empty, torch.empty_like(weight), weight.new_empty(len(weight))
 
 
 library.define(
@@ -111,35 +137,30 @@ library.define(
 )
 pooled_convolution = torch.ops.fwt.pooled_convolution.default
 pooled_convolution_backward = torch.ops.fwt.pooled_convolution_backward.default
+
+
+def _equations(pictures: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor]:
+    """Out, by `fwcore.cells.convnet.first_layer`."""
+    p = {"core.conv1.weight": weight, "core.conv1.bias": bias}
+    ops = TorchOps(pictures.device, pictures.dtype)
+    return (convnet.first_layer(ops, p, pictures[:, None]),)
+
+
+def _gradient(given: Any, results: Any, slopes: Any, wanted: Any) -> Gradients:
+    """By the backward operator."""
+    pictures, weight, _ = given
+    found = pooled_convolution_backward(*slopes, pictures, weight, results[1], wanted[0])
+    return found[0] if wanted[0] else None, *found[1:]
+
+
 library.impl(FORWARD, "cpu", _forward)
 library.impl(BACKWARD, "cpu", _backward)
-
-
-def _fake_backward(grad: Tensor, pictures: Tensor, weight: Tensor, *given: Any) -> Any:
-    seen = given[-1]
-    empty = pictures.new_empty(pictures.shape if seen else 0)
-    return empty, torch.empty_like(weight), weight.new_empty(len(weight))
-
-
-def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
-    pictures, weight, _ = inputs
-    ctx.save_for_backward(pictures, weight, output[1])
-    ctx.set_materialize_grads(False)  # else zeros the size of the winners are made
-
-
-def _differentiated(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
-    if grad is None:
-        return None, None, None
-    pictures, weight, winners = ctx.saved_tensors
-    seen = ctx.needs_input_grad[0]
-    found = pooled_convolution_backward(grad, pictures, weight, winners, seen)
-    return found[0] if seen else None, *found[1:]
-
-
 library.register_fake(FORWARD, _empty)
 library.register_fake(BACKWARD, _fake_backward)
 library.register_vmap(FORWARD, partial(one_by_one, pooled_convolution))
-library.register_autograd(FORWARD, _differentiated, setup_context=_keep)
+library.register_vmap(BACKWARD, partial(one_by_one, pooled_convolution_backward))
+register("pooled_convolution", Rule(1, pooled_convolution, _equations, _gradient))
+refuse("pooled_convolution_backward", "pooled_convolution")
 
 
 def _first_layer(ops: Ops, p: Weights, x: Tensor) -> Tensor:

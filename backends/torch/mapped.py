@@ -1,4 +1,4 @@
-"""An operator under `torch.vmap`: the members of a population one after another."""
+"""An operator under `torch.vmap`: the members of a population one by one, or on their own axis."""
 
 from __future__ import annotations
 
@@ -27,3 +27,22 @@ def one_by_one(
     ]
     found = tuple(torch.stack(parts) for parts in zip(*members, strict=True))
     return found, (0,) * len(found)
+
+
+def as_members(
+    info: Any, axes: tuple[Any, ...], given: tuple[Any, ...], own: tuple[int, ...]
+) -> list[Any]:
+    """The arguments of one call for all members, whose axis becomes a part of the first.
+
+    Args:
+        info, axes: as `one_by_one`; an array that is a list of arrays has a list of axes.
+        own: places of the arguments whose first axis is that of members.
+    """
+
+    def flat(argument: Any, axis: Any) -> Any:
+        if isinstance(argument, list):
+            return [flat(a, d) for a, d in zip(argument, axis, strict=True)]
+        many = argument[None] if axis is None else argument.movedim(axis, 0)
+        return many.expand(info.batch_size, *many.shape[1:]).flatten(0, 1)
+
+    return [flat(a, axes[i]) if i in own else a for i, a in enumerate(given)]

@@ -16,7 +16,6 @@ from backends.torch.ops import TorchOps
 from fwcore import fused
 from fwcore.cells import fast_weights
 from fwcore.cells.base import CellSpec, Weights
-from fwcore.cells.common import LAYER_NORM_EPSILON
 from fwcore.memory import Plan
 from fwcore.ops import Ops
 from fwcore.spec import ModelSpec
@@ -53,7 +52,7 @@ def _controls(
     core: fast_weights.Spec, steps: int, first: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """`fwcore.fused.controls` on a device, sent once."""
-    return tuple(torch.from_numpy(a).to(device) for a in fused.controls(core, steps, first))  # type: ignore[return-value]
+    return tuple(torch.tensor(a, device=device) for a in fused.controls(core, steps, first))  # type: ignore[return-value]
 
 
 def _scalar(ops: Ops, number: float | Tensor) -> Tensor:
@@ -93,8 +92,9 @@ class Final:
         found = {"h": torch.zeros_like(last) if self._wipe and self._stores[-1] else last}
         if self._stores.any():
             ages = torch.arange(steps - 1, -1, -1, device=last.device, dtype=last.dtype)
-            weights = self._rate * self._decay**ages * self._stores
-            found["A"] = self._out.mT @ (self._out * weights[:, None])
+            weights = (self._rate * self._decay**ages)[self._stores]
+            past = self._out[:, self._stores]
+            found["A"] = past.mT @ (past * weights[:, None])
         return found
 
 
@@ -118,7 +118,7 @@ def unroll(
     fixed = fast_weights.rates(ops, core, p)
     decay, rate = (_scalar(ops, number) for number in (fixed.decay, fixed.rate))
     out, _ = operator.fast_weights(
-        z.contiguous()[None],
+        z[None],
         torch.stack(w)[None],
         which,
         stores,
@@ -127,7 +127,6 @@ def unroll(
         norm,
         p["core.norm.weight"][None] if norm else unit,
         p["core.norm.bias"][None] if norm else unit,
-        LAYER_NORM_EPSILON,
         decay,
         rate,
         min(memory.chunk, x.shape[1]),

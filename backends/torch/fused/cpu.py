@@ -12,10 +12,21 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
+from backends.torch.fused.kept import empty
+from fwcore.cells.common import LAYER_NORM_EPSILON
+
 LIBRARY = "backends.torch.fused._kernel"
-LANE_BYTES = 32  # BYTES of kernel.cpp
 LEAST = ("AVX2", "AVX512")  # what torch calls the processors that x86-64-v3 code runs on
 NAMES = {torch.float32: "float32", torch.float64: "float64"}
+# in lanes: the states that are stored, pre = W h + C x, the brackets (normalised), 1 / their
+# standard deviations, and A at the borders; what a variant has no use for stays as it was
+KEPT = {
+    "past": "P G T R L",
+    "pre": "P G T R L",
+    "y": "P G K T R L",
+    "inverse": "P G K T L",
+    "borders": "P G C R R L",
+}
 SMALL = 4_000_000  # products; with fewer, a second thread costs more than it saves
 
 Call = Callable[..., None]
@@ -92,13 +103,6 @@ def run(
     spread(part, blocks, products)
 
 
-def one_type(operator: str, *tensors: Tensor) -> None:
-    """Refuse arrays that are not all of float32 or all of float64. Raises TypeError."""
-    got = [tensor.dtype for tensor in tensors]
-    if len(set(got)) > 1 or got[0] not in NAMES:
-        raise TypeError(f"{operator}: expected arrays all of float32 or all of float64, {got=}")
-
-
 def _run(direction: str, shape: Shape, blocks: int, tensors: list[Tensor]) -> None:
     """Every block of sequences."""
     products = blocks * shape.steps * shape.size * (shape.size + shape.inner * shape.steps)
@@ -115,35 +119,16 @@ def forward(
     norm: bool,
     gain: Tensor,
     bias: Tensor,
-    epsilon: float,
     decay: Tensor,
     rate: Tensor,
     chunk: int,
 ) -> list[Tensor]:
-    """See `operator.fast_weights`: out, and what is kept, which lies in lanes (`empty`)."""
-    members, batch, steps, size = z.shape
-    found = empty(z, inner, chunk)
-    shape = Shape(members, batch, steps, size, inner, w.shape[1], chunk, wipe, norm, epsilon)
+    """See `operator.fast_weights`: out, and what is kept, by `KEPT`."""
+    found = [torch.empty_like(z), *empty(KEPT, z, inner, chunk)]
+    shape = Shape(*z.shape, inner, w.shape[1], chunk, wipe, norm, LAYER_NORM_EPSILON)
     given = [z, w, which, stores, gain, bias, decay, rate]
-    _run("forward", shape, members * found[1].shape[1], [*given, *found])
+    _run("forward", shape, z.shape[0] * found[1].shape[1], [*given, *found])
     return found
-
-
-def empty(z: Tensor, inner: int, chunk: int) -> list[Tensor]:
-    """Room for what `forward` gives: out; then, in lanes (P, groups of L sequences, ..., L), the
-    states, pre = W h + C x, the brackets (normalised), 1 / their standard deviations, and borders.
-    """
-    members, batch, steps, size = z.shape
-    lanes = LANE_BYTES // z.element_size()
-    blocks, answers = (members, -(-batch // lanes)), max(inner, 1)
-    return [
-        torch.empty_like(z),
-        z.new_empty(*blocks, steps, size, lanes),
-        z.new_empty(*blocks, steps, size, lanes),
-        z.new_empty(*blocks, answers, steps, size, lanes),
-        z.new_empty(*blocks, answers, steps, lanes),
-        z.new_empty(*blocks, (steps - 1) // chunk, size, size, lanes),
-    ]
 
 
 def backward(
@@ -167,12 +152,11 @@ def backward(
     chunk: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """See `operator.fast_weights_backward`; all but the first still to be summed over axis 1."""
-    members, batch, steps, size = grad_out.shape
-    groups = past.shape[1]
+    members, groups, _, size, _ = past.shape
     dz = torch.empty_like(out)
     dgain, dbias = (gain.new_empty(members, groups, size) for _ in range(2))
     ddecay, drate = (gain.new_empty(members, groups) for _ in range(2))
-    shape = Shape(members, batch, steps, size, inner, w.shape[1], chunk, wipe, norm, 0.0)
+    shape = Shape(*grad_out.shape, inner, w.shape[1], chunk, wipe, norm, LAYER_NORM_EPSILON)
     transposed = w.transpose(-1, -2).contiguous()
     given = [grad_out, transposed, which, stores, gain, bias, decay, rate]
     found = [dz, dgain, dbias, ddecay, drate]

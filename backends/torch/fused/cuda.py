@@ -42,9 +42,14 @@ import torch
 import triton
 from torch import Tensor
 
+from backends.torch.fused.kept import empty
 from backends.torch.fused.triton_backward import backward_kernel
 from backends.torch.fused.triton_forward import forward_kernel
+from fwcore.cells.common import LAYER_NORM_EPSILON
 
+# by sequence: the slow brackets W h + C x; the brackets, normalised where there is a norm, and 1 /
+# their standard deviations; A at the borders; what a variant has no use for stays as it was
+KEPT = {"pre": "P B T R", "y": "P B K T R", "rstd": "P B K T", "borders": "P B C R R"}
 LEAST = 16  # units of the smallest tile
 TILE_BYTES = 65536  # of the part of a matrix that a program holds at a time
 STATE_BYTES = 32768  # of the tile of states or reads of a block
@@ -76,26 +81,6 @@ def _shape(size: int, steps: int, dtype: torch.dtype) -> _Shape:
     return _Shape(padded, tile, block, 1 if square <= 4096 else 4 if square <= 16384 else 8)
 
 
-def empty(z: Tensor, inner: int, chunk: int) -> list[Tensor]:
-    """Room for what `forward` gives, by sequence.
-
-    Returns:
-        States h (P, B, T, R); slow brackets W h + C x (P, B, T, R); brackets, normalised where
-        there is a norm (P, B, max(S, 1), T, R), and their 1 / standard deviation (P, B,
-        max(S, 1), T); A as steps chunk, 2 chunk, ... find it (P, B, (T - 1) // chunk, R, R).
-        What a variant has no use for keeps the numbers that were there.
-    """
-    members, batch, steps, size = z.shape
-    turns = max(inner, 1)
-    return [
-        torch.empty_like(z),
-        torch.empty_like(z),
-        z.new_empty((members, batch, turns, steps, size)),
-        z.new_empty((members, batch, turns, steps)),
-        z.new_empty((members, batch, (steps - 1) // chunk, size, size)),
-    ]
-
-
 def forward(
     z: Tensor,
     w: Tensor,
@@ -106,7 +91,6 @@ def forward(
     norm: bool,
     gain: Tensor,
     bias: Tensor,
-    epsilon: float,
     decay: Tensor,
     rate: Tensor,
     chunk: int,
@@ -120,16 +104,16 @@ def forward(
         stores: whether a step's state is written into A, bool (T,).
         wipe: whether h is zero after a write.
         inner: S.
-        norm: layer norm of the bracket, with `gain` and `bias` (P, R) and `epsilon`.
+        norm: layer norm of the bracket, with `gain` and `bias` (P, R).
         decay, rate: lambda and eta, (P,).
         chunk: time steps between two borders; T or more has none.
 
     Returns:
-        As in `empty`.
+        The states (P, B, T, R), and what is kept, by `KEPT`.
     """
     members, batch, steps, size = z.shape
     chunk = min(chunk, steps)
-    out, pre, y, rstd, borders = found = empty(z, inner, chunk)
+    out, pre, y, rstd, borders = found = [torch.empty_like(z), *empty(KEPT, z, inner, chunk)]
     shape = _shape(size, steps, z.dtype)
     with torch.cuda.device_of(z):
         forward_kernel[(members * batch,)](
@@ -149,7 +133,7 @@ def forward(
             steps,
             batch,
             chunk,
-            epsilon=epsilon,
+            epsilon=LAYER_NORM_EPSILON,
             slow=w.shape[1],
             size=size,
             inner=inner,

@@ -40,18 +40,23 @@ struct Block {
   const int64_t* which;
   const uint8_t* stores;
   const T *w, *gain, *bias;
-  std::vector<T> powers, rates;  // decay^a and rate decay^a
+  const int64_t begin;  // the first step that stores: up to it A is not there
+  const T rate;
+  std::vector<T> powers, slopes, rates;  // decay^a, its derivative, rate decay^a
 
   Block(const Shape& shape, int64_t member, int64_t group, const int64_t* which,
         const uint8_t* stores, const T* w, const T* gain, const T* bias, const T* decay,
         const T* rate)
       : q(shape), R(shape.size), first_sequence(member * shape.batch + group * L),
         lanes(std::min<int64_t>(L, shape.batch - group * L)), which(which), stores(stores),
-        w(w + member * shape.weights * R * R), gain(gain + member * R), bias(bias + member * R) {
+        w(w + member * shape.weights * R * R), gain(gain + member * R), bias(bias + member * R),
+        begin(std::find_if(stores, stores + q.steps, [](uint8_t is) { return is; }) - stores),
+        rate(rate[member]) {
     const int64_t ages = std::min(q.steps, q.chunk) + 1;
-    double power = 1;
-    for (int64_t age = 0; age < ages; ++age, power *= decay[member]) {
+    double power = 1, before = 0;
+    for (int64_t age = 0; age < ages; ++age, before = power, power *= decay[member]) {
       powers.push_back(T(power));
+      slopes.push_back(T(age * before));
       rates.push_back(T(power * rate[member]));
     }
   }
@@ -69,9 +74,10 @@ struct Block {
       for (int64_t i = 0; i < R; ++i) row[lane * q.steps * R + i] = from[i][lane];
   }
 
-  static V kept(V x) { return x > T(TINY) || x < -T(TINY) ? x : V{}; }
-  static V relu(V x) { return x > 0 ? x : V{}; }
-  static V where(V sign, V x) { return sign > 0 ? x : V{}; }
+  // what is not a number is passed on, by all three
+  static V kept(V x) { return x <= T(TINY) && x >= -T(TINY) ? V{} : x; }
+  static V relu(V x) { return x <= 0 ? V{} : x; }
+  static V where(V sign, V x) { return sign <= 0 ? V{} : x; }
 
   // y[i] += sum over j of m[i, j] x[j]: N rows at once, so that each x[j] is loaded for N products
   template <int N>
@@ -117,10 +123,11 @@ struct Block {
     for (; j < count; ++j) some_combined<1>(weights + j, rows + j * R, y);
   }
 
-  // how much a read at step t finds of h(tau): rate decay^(t - 1 - tau), 0 if it was not stored
-  T weight(int64_t t, int64_t tau) const { return stores[tau] ? rates[t - 1 - tau] : T(0); }
+  // how much a read at step t finds of h(tau), if that was stored
+  T weight(int64_t t, int64_t tau) const { return rates[t - 1 - tau]; }
   bool forgets(int64_t t) const { return q.wipe && stores[t]; }  // h is zero for step t + 1
   int64_t base(int64_t t) const { return t - t % q.chunk; }
+  bool bordered(int64_t from) const { return from > begin; }  // whether A is there at a border
 
   // s = relu(LN[u]) or relu(u); y is what the gradient needs of it
   void respond(const V* u, V* y, V* inverse, V* s) const {
@@ -172,17 +179,21 @@ struct Block {
     }
   }
 
-  // w is W; everything else is filled: out (B, T, R), the rest in lanes
-  void forward(const T* z, T* out, V* past, V* pre, V* y, V* inverse, V* borders) const {
+  // w is W and idle W times 0; the rest is filled: out (B, T, R), all else in lanes. A state that is not stored
+  // is zero in `past`, and so is its weight: 0 times what is not a number would be none.
+  void forward(const T* z, const T* idle, T* out, V* past, V* pre, V* y, V* inverse, V* borders) const {
     std::vector<V> s(R), scaled(R), u(R), reads(q.steps);
     for (int64_t t = 0; t < q.steps; ++t) {
       const int64_t from = base(t);
       V* slow = pre + t * R;
       load(z, t, slow);
-      if (t && !forgets(t - 1)) multiply(w + which[t] * R * R, past + (t - 1) * R, slow);
-      const V* border = from ? borders + (from / q.chunk - 1) * R * R : nullptr;
-      if (from && t == from)
-        fold(from > q.chunk ? border - R * R : nullptr, past, t, const_cast<V*>(border));
+      if (t && !forgets(t - 1))
+        multiply(w + which[t] * R * R, s.data(), slow);
+      else
+        for (int64_t i = 0; i < R; ++i) slow[i] += idle[which[t] * R + i];
+      V* border = bordered(from) ? borders + (from / q.chunk - 1) * R * R : nullptr;
+      if (border && t == from)
+        fold(bordered(from - q.chunk) ? border - R * R : nullptr, past, t, border);
       for (int64_t i = 0; i < R; ++i) s[i] = relu(slow[i]);  // eq. 2
       for (int64_t k = 0; k < q.inner; ++k) {
         std::copy(slow, slow + R, u.data());
@@ -191,13 +202,17 @@ struct Block {
           combine(scaled.data(), border, R, u.data());  // A s as s^T A: A is symmetric
         }
         scores(past + from * R, t - from, s.data(), reads.data());
-        for (int64_t tau = from; tau < t; ++tau) reads[tau - from] *= weight(t, tau);
+        for (int64_t tau = from; tau < t; ++tau)
+          reads[tau - from] = stores[tau] ? reads[tau - from] * weight(t, tau) : V{};
         combine(reads.data(), past + from * R, t - from, u.data());
         const int64_t place = k * q.steps + t;
         respond(u.data(), y + place * R, inverse + place, s.data());  // eq. 3
       }
       if (!q.inner && q.norm) respond(slow, y + t * R, inverse + t, s.data());
-      std::copy(s.begin(), s.end(), past + t * R);
+      if (stores[t])
+        std::copy(s.begin(), s.end(), past + t * R);
+      else
+        std::fill_n(past + t * R, R, V{});
       store(s.data(), out, t);
     }
   }
@@ -205,7 +220,7 @@ struct Block {
   // w is W transposed. Going back in time, grads[tau] gathers what later reads of the same chunk
   // give to h(tau); later = G + G^T is what the chunks after this one give to A at its end.
   void backward(const T* grad_out, const V* past, const V* pre, const V* y, const V* inverse,
-                const V* borders, T decay, T rate, T* dz, T* dgain, T* dbias, T* ddecay, T* drate) const {
+                const V* borders, T* dz, T* dgain, T* dbias, T* ddecay, T* drate) const {
     const int64_t wide = q.steps > q.chunk ? R * R : 0;
     std::vector<V> grads(q.steps * R), later(wide), now(wide), ds(R), du(R), s(R), old(R), slope(R);
     std::vector<V> asked(q.steps), pulled(q.steps), gains(R), biases(R);
@@ -223,12 +238,12 @@ struct Block {
           half += s[i] * past[t * R + i];
           ds[i] += weight(end, t) * s[i];
         }
-        half *= weight(end, t) / 2;
-        to_rate += half;
-        to_decay += half * T(end - 1 - t);
+        half /= T(2);
+        to_rate += half * powers[end - 1 - t];
+        to_decay += half * (rate * slopes[end - 1 - t]);
       }
       std::fill(slope.begin(), slope.end(), V{});
-      const V* border = from ? borders + (from / q.chunk - 1) * R * R : nullptr;
+      const V* border = bordered(from) ? borders + (from / q.chunk - 1) * R * R : nullptr;
       for (int64_t k = q.inner - 1; k >= 0; --k) {
         const int64_t place = k * q.steps + t;
         unrespond(ds.data(), y + place * R, inverse[place], du.data(), gains.data(), biases.data());
@@ -241,9 +256,13 @@ struct Block {
         scores(past + from * R, t - from, s.data(), asked.data());
         scores(past + from * R, t - from, du.data(), pulled.data());
         for (int64_t c = 0; c < t - from; ++c) {
-          const V both = asked[c] * pulled[c] * weight(t, from + c);
-          to_rate += both;
-          to_decay += both * T(t - from - 1 - c);
+          if (!stores[from + c]) {
+            pulled[c] = V{};
+            continue;
+          }
+          const V both = asked[c] * pulled[c];
+          to_rate += both * powers[t - from - 1 - c];
+          to_decay += both * (rate * slopes[t - from - 1 - c]);
           asked[c] *= weight(t, from + c);
           pulled[c] *= weight(t, from + c);
           V* grad = &grads[(from + c) * R];
@@ -256,11 +275,11 @@ struct Block {
           V along = {};
           for (int64_t i = 0; i < R; ++i) {
             const V ui = powers[t - from] * du[i], si = powers[t - from] * s[i];
-            along += old[i] * si;
+            along += old[i] * s[i];
             ds[i] += powers[t - from] * old[i];
             for (int64_t j = 0; j < R; ++j) now[i * R + j] += ui * s[j] + si * du[j];
           }
-          to_decay += along * T(t - from);
+          to_decay += along * slopes[t - from];
         }
       }
       if (q.inner)
@@ -272,19 +291,19 @@ struct Block {
       store(slope.data(), dz, t);
       if (border && t == from) {  // the chunk before sees A at this border
         const bool last = end >= q.steps;
-        const V* older = from > q.chunk ? border - R * R : nullptr;
+        const V* older = bordered(from - q.chunk) ? border - R * R : nullptr;
         V through = {};
         for (int64_t i = 0; i < R * R; ++i) {
           later[i] = last ? now[i] : now[i] + powers[q.chunk] * later[i];
           now[i] = V{};
           if (older) through += later[i] * older[i];
         }
-        to_decay += through * (powers[q.chunk] * T(q.chunk) / 2);
+        to_decay += through * (slopes[q.chunk] / 2);
       }
     }
     for (int64_t i = 0; i < R; ++i) dgain[i] = total(gains[i]), dbias[i] = total(biases[i]);
-    *ddecay = total(to_decay) / decay;  // each term is decay times its derivative
-    *drate = total(to_rate) / rate;     // or rate times its derivative
+    *ddecay = total(to_decay);
+    *drate = total(to_rate);
   }
 
   T total(V x) const {
@@ -308,6 +327,15 @@ struct Sizes {
   }
 };
 
+// W 0 of each row of a member's matrices: 0, or what is not a number where W has infinities
+template <typename T>
+inline std::vector<T> products_with_zero(const Shape& q, const T* w) {
+  std::vector<T> found(q.weights * q.size);
+  for (T& row : found)
+    for (int64_t j = 0; j < q.size; ++j) row += *w++ * T(0);
+  return found;
+}
+
 template <typename T>
 inline void run_forward(const Shape& q, int64_t first, int64_t last, const T* z, const T* w,
                         const int64_t* which, const uint8_t* stores, const T* gain, const T* bias,
@@ -315,11 +343,16 @@ inline void run_forward(const Shape& q, int64_t first, int64_t last, const T* z,
                         T* borders) {
   using V = typename Lanes<T>::V;
   const Sizes<T> n(q);
-  for (int64_t block = first; block < last; ++block)
-    Block<T>(q, block / n.groups, block % n.groups, which, stores, w, gain, bias, decay, rate)
-        .forward(z, out, (V*)past + block * n.states, (V*)pre + block * n.states,
+  std::vector<T> idle;
+  for (int64_t block = first; block < last; ++block) {
+    const int64_t member = block / n.groups, group = block % n.groups;
+    if (block == first || group == 0)
+      idle = products_with_zero(q, w + member * q.weights * q.size * q.size);
+    Block<T>(q, member, group, which, stores, w, gain, bias, decay, rate)
+        .forward(z, idle.data(), out, (V*)past + block * n.states, (V*)pre + block * n.states,
                  (V*)y + block * n.responses, (V*)inverse + block * n.divisors,
                  (V*)borders + block * n.borders);
+  }
 }
 
 template <typename T>
@@ -330,14 +363,12 @@ inline void run_backward(const Shape& q, int64_t first, int64_t last, const T* g
                          T* ddecay, T* drate) {
   using V = typename Lanes<T>::V;
   const Sizes<T> n(q);
-  for (int64_t block = first; block < last; ++block) {
-    const int64_t member = block / n.groups;
-    Block<T>(q, member, block % n.groups, which, stores, w_t, gain, bias, decay, rate)
+  for (int64_t block = first; block < last; ++block)
+    Block<T>(q, block / n.groups, block % n.groups, which, stores, w_t, gain, bias, decay, rate)
         .backward(grad_out, (const V*)past + block * n.states, (const V*)pre + block * n.states,
                   (const V*)y + block * n.responses, (const V*)inverse + block * n.divisors,
-                  (const V*)borders + block * n.borders, decay[member], rate[member], dz,
-                  dgain + block * q.size, dbias + block * q.size, ddecay + block, drate + block);
-  }
+                  (const V*)borders + block * n.borders, dz, dgain + block * q.size,
+                  dbias + block * q.size, ddecay + block, drate + block);
 }
 
 }  // namespace
@@ -354,7 +385,8 @@ struct Stream {
   const T *gain, *bias;
   T *h, *fast, *scratch;  // (B, R), (B, R, R), (2, R)
 
-  static T kept(T x) { return x > T(TINY) || x < -T(TINY) ? x : T(0); }
+  static T kept(T x) { return x <= T(TINY) && x >= -T(TINY) ? T(0) : x; }
+  static T relu(T x) { return x <= 0 ? T(0) : x; }
 
   // y += sum over j of x[j] rows[j]
   static void combine(const T* x, const T* rows, int64_t count, int64_t size, T* __restrict__ y) {
@@ -371,27 +403,32 @@ struct Stream {
       const T inverse = T(1) / std::sqrt(square / T(size) + T(epsilon));
       for (int64_t i = 0; i < size; ++i) u[i] = gain[i] * (u[i] - mean) * inverse + bias[i];
     }
-    for (int64_t i = 0; i < size; ++i) s[i] = u[i] > 0 ? u[i] : T(0);
+    for (int64_t i = 0; i < size; ++i) s[i] = relu(u[i]);
   }
 
-  void step(const T* x, const T* c, const T* w, bool stores, bool wipe, T* out) const {
+  // written: whether anything was stored before
+  void step(const T* x, const T* c, const T* w, bool written, bool stores, bool wipe,
+            T* out) const {
     T *slow = scratch, *u = scratch + size;
     for (int64_t b = 0; b < batch; ++b) {
       T *state = h + b * size, *s = out + b * size, *a = fast + b * size * size;
       std::fill(slow, slow + size, T(0));
       combine(x + b * inputs, c, inputs, size, slow);
       combine(state, w, size, size, slow);
-      for (int64_t i = 0; i < size; ++i) s[i] = slow[i] > 0 ? slow[i] : T(0);  // eq. 2
+      for (int64_t i = 0; i < size; ++i) s[i] = relu(slow[i]);  // eq. 2
       for (int64_t k = 0; k < inner; ++k) {
         std::copy(slow, slow + size, u);
-        combine(s, a, size, size, u);
+        if (written) combine(s, a, size, size, u);
         respond(u, s);  // eq. 3
       }
       if (!inner && norm) respond(slow, s);
       for (int64_t i = 0; i < size; ++i) {
-        const T strength = stores ? T(rate) * s[i] : T(0);
-        for (int64_t j = 0; j < size; ++j)
-          a[i * size + j] = kept(T(decay) * a[i * size + j] + strength * s[j]);  // eq. 1
+        const T strength = T(rate) * s[i];
+        if (stores)
+          for (int64_t j = 0; j < size; ++j)
+            a[i * size + j] = kept(T(decay) * a[i * size + j] + strength * s[j]);  // eq. 1
+        else
+          for (int64_t j = 0; j < size; ++j) a[i * size + j] = kept(T(decay) * a[i * size + j]);
         state[i] = wipe && stores ? T(0) : s[i];
       }
     }
@@ -401,14 +438,14 @@ struct Stream {
 }  // namespace
 
 #define ENTRIES(T, NAME)                                                                          \
-  void fwt_forward_##NAME(                                                          \
+  void fwt_forward_##NAME(                                                                        \
       const Shape* q, int64_t first, int64_t last, const T* z, const T* w, const int64_t* which,  \
       const uint8_t* stores, const T* gain, const T* bias, const T* decay, const T* rate, T* out, \
       T* past, T* pre, T* y, T* inverse, T* borders) {                                            \
     run_forward<T>(*q, first, last, z, w, which, stores, gain, bias, decay, rate, out, past, pre, \
                    y, inverse, borders);                                                          \
   }                                                                                               \
-  void fwt_backward_##NAME(                                                         \
+  void fwt_backward_##NAME(                                                                       \
       const Shape* q, int64_t first, int64_t last, const T* grad_out, const T* w_t,               \
       const int64_t* which, const uint8_t* stores, const T* gain, const T* bias, const T* decay,  \
       const T* rate, const T* past, const T* pre, const T* y, const T* inverse,                   \
@@ -416,9 +453,9 @@ struct Stream {
     run_backward<T>(*q, first, last, grad_out, w_t, which, stores, gain, bias, decay, rate, past, \
                     pre, y, inverse, borders, dz, dgain, dbias, ddecay, drate);                   \
   }                                                                                               \
-  void fwt_stream_##NAME(const Stream<T>* q, const T* x, const T* c, const T* w, int stores,      \
-                         int wipe, T* out) {                                                      \
-    q->step(x, c, w, stores, wipe, out);                                                          \
+  void fwt_stream_##NAME(const Stream<T>* q, const T* x, const T* c, const T* w, int written,     \
+                         int stores, int wipe, T* out) {                                          \
+    q->step(x, c, w, written, stores, wipe, out);                                                 \
   }
 
 extern "C" {

@@ -1,4 +1,4 @@
-"""The fused core as an operator of PyTorch: `fwt::fast_weights`, with its gradient and its vmap.
+"""The fused core as an operator of PyTorch: `fwt::fast_weights`, with its derivatives and vmap.
 
 What a call is given (P members of a population, each with weights of its own; B sequences, T time
 steps, R hidden units, N sets of slow weights, S inner steps; contiguous, of one floating type):
@@ -9,7 +9,7 @@ steps, R hidden units, N sets of slow weights, S inner steps; contiguous, of one
     stores  (T,) bool     whether h(t) is written into A after the step
     wipe                  whether h is zero for the step after a write
     inner                 S
-    norm                  whether the bracket is layer-normalised, by gain and bias (P, R), epsilon
+    norm                  whether the bracket is layer-normalised, by gain and bias (P, R)
     decay, rate (P,)      lambda and eta
     chunk                 time steps between two borders; with T or more there are none
 
@@ -22,19 +22,25 @@ G = dE/dA at the border.
 
 from __future__ import annotations
 
+from functools import cache
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, library
-from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
+from backends.torch.arguments import Array, Table, Whole
+from backends.torch.derivatives import Gradients, Rule, refuse, register
 from backends.torch.fused import cpu
+from backends.torch.fused.kept import SIZES, empty
+from backends.torch.mapped import as_members
+from backends.torch.ops import TorchOps
+from fwcore import memory
+from fwcore.cells import fast_weights as cell
 
 
 def _kernel(device: torch.device) -> ModuleType:
-    """The module whose `empty`, `forward` and `backward` are for a device."""
+    """The module whose `KEPT`, `forward` and `backward` are for a device."""
     if device.type == "cuda":
         from backends.torch.fused import cuda
 
@@ -42,12 +48,11 @@ def _kernel(device: torch.device) -> ModuleType:
     return cpu
 
 
-NAMESPACE = "fwt"
-FORWARD, BACKWARD = f"{NAMESPACE}::fast_weights", f"{NAMESPACE}::fast_weights_backward"
+FORWARD, BACKWARD = "fwt::fast_weights", "fwt::fast_weights_backward"
 library.define(
     FORWARD,
     "(Tensor z, Tensor w, Tensor which, Tensor stores, bool wipe, int inner, bool norm, "
-    "Tensor gain, Tensor bias, float epsilon, Tensor decay, Tensor rate, int chunk) "
+    "Tensor gain, Tensor bias, Tensor decay, Tensor rate, int chunk) "
     "-> (Tensor out, Tensor[] kept)",
 )
 library.define(
@@ -59,22 +64,49 @@ library.define(
 fast_weights = torch.ops.fwt.fast_weights.default
 fast_weights_backward = torch.ops.fwt.fast_weights_backward.default
 
+SHARED = {
+    "w": Array("P N R R"),
+    "which": Array("T", torch.int64, below="N"),
+    "stores": Array("T", torch.bool),
+    "wipe": None,
+    "inner": Whole(0, 1000),
+    "norm": None,
+    "gain": Array("P R"),
+    "bias": Array("P R"),
+    "decay": Array("P"),
+    "rate": Array("P"),
+    "chunk": Whole(1, 2**62),
+}
+# places of the arrays with an axis of members
+OWN, OWN_BACKWARD = (0, 1, 7, 8, 9, 10), (0, 1, 2, 3, 9, 10, 11, 12)
+TABLE = Table(FORWARD, {"z": Array("P B T R"), **SHARED})
+
+
+@cache
+def _table(kernel: ModuleType) -> Table:
+    """The arguments of the backward operator, with what a device's kernel kept."""
+    states = {"grad_out": Array("P B T R"), "out": Array("P B T R")}
+    kept = {name: Array(axes) for name, axes in kernel.KEPT.items()}
+    return Table(BACKWARD, {**states, **kept, **SHARED}, SIZES)
+
 
 @library.impl(FORWARD, ("cpu", "cuda"))
-def _forward(z: Tensor, *given: Any) -> tuple[Tensor, list[Tensor]]:
-    out, *kept = _kernel(z.device).forward(z, *given)
+def _forward(*given: Any) -> tuple[Tensor, list[Tensor]]:
+    out, *kept = _kernel(given[0].device).forward(*TABLE.check(*given))
     return out, kept
 
 
 def _fake_forward(z: Tensor, *given: Any) -> tuple[Tensor, list[Tensor]]:
-    out, *kept = _kernel(z.device).empty(z, inner=given[4], chunk=given[-1])
-    return out, kept
+    kept = empty(_kernel(z.device).KEPT, z, inner=given[4], chunk=given[-1])
+    return torch.empty_like(z), kept
 
 
 @library.impl(BACKWARD, ("cpu", "cuda"))
 def _backward(grad_out: Tensor, out: Tensor, kept: list[Tensor], *given: Any) -> tuple[Tensor, ...]:
     """Gradients of z, of gain and bias (P, R), and of decay and rate (P,)."""
-    dz, *rest = _kernel(out.device).backward(grad_out, out, *kept, *given)
+    kernel = _kernel(grad_out.device)
+    solid = _table(kernel).check(grad_out, out, *kept, *given)
+    dz, *rest = kernel.backward(*solid)
     return dz, *(part.sum(1) for part in rest)
 
 
@@ -83,72 +115,82 @@ def _fake_backward(grad_out: Tensor, *given: Any) -> tuple[Tensor, ...]:
     return tuple(torch.empty_like(part) for part in (grad_out, gain, bias, decay, rate))
 
 
-class _Differentiable(torch.autograd.Function):
-    """`fast_weights` with its gradient; that of w is one product over all steps."""
+def _run(*given: Any) -> tuple[Tensor, ...]:
+    out, kept = fast_weights(*given)
+    return out, *kept
 
-    @staticmethod
-    def forward(ctx: Any, *given: Any) -> tuple[Tensor, ...]:
-        """Out, and what is kept."""
-        with torch._C._AutoDispatchBelowAutograd():
-            out, kept = fast_weights(*given)
-        _, w, which, stores, wipe, inner, norm, gain, bias, _, decay, rate, chunk = given
-        ctx.save_for_backward(out, w, which, stores, gain, bias, decay, rate, *kept)
-        ctx.settings = wipe, inner, norm, chunk
-        ctx.mark_non_differentiable(*kept)
-        ctx.set_materialize_grads(
-            False
-        )  # else backward is given zeros the size of all that is kept
-        return out, *kept
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_out: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Gradients of z, w, gain, bias, decay and rate, in the places of these."""
-        if grad_out is None:
-            return (None,) * 13
-        out, w, which, stores, gain, bias, decay, rate, *kept = ctx.saved_tensors
-        wipe, inner, norm, chunk = ctx.settings
-        dz, dgain, dbias, ddecay, drate = fast_weights_backward(
-            grad_out.contiguous(), out, kept, w, which, stores, wipe, inner, norm, gain, bias,
-            decay, rate, chunk,
-        )  # fmt: skip
-        before = torch.empty_like(out)  # h as each step found it
-        before[:, :, 0] = 0
-        before[:, :, 1:] = out[:, :, :-1]
-        if wipe:
-            before = before * functional.pad(~stores[:-1], (1, 0))[:, None]
-        slopes = [dz * (which == n)[:, None] for n in range(w.shape[1])] if w.shape[1] > 1 else [dz]
+def _equations(
+    z: Tensor,
+    w: Tensor,
+    which: Tensor,
+    stores: Tensor,
+    wipe: bool,
+    inner: int,
+    norm: bool,
+    gain: Tensor,
+    bias: Tensor,
+    decay: Tensor,
+    rate: Tensor,
+    chunk: int,
+) -> tuple[Tensor]:
+    """The states, by `fwcore.cells.fast_weights`, with A as it is written."""
+    members, batch, steps, size = z.shape
+    ops, slow = TorchOps(z.device, z.dtype), which.tolist()
+    spec = cell.Spec(
+        size=size,
+        inner_steps=inner,
+        norm="sum" if norm else "none",
+        wipe=wipe,
+        store=tuple(stores.nonzero().flatten().tolist()),
+    )
+    plan = memory.plan("matrix", batch, steps, size, inner)
+    outputs = []
+    for m in range(members):
+        p = {"core.norm.weight": gain[m], "core.norm.bias": bias[m]}
+        p |= {"core.decay": decay[m], "core.rate": rate[m]}
+        state = cell.start(ops, spec, p, batch, plan, {})
+        for t in range(steps):
+            state = cell.step(ops, spec, {**p, "core.w": w[m, slow[t]]}, z[m, :, t], state, t)
+            outputs.append(state.output)
+    return (torch.stack(outputs, 1).reshape(batch, members, steps, size).movedim(1, 0),)
+
+
+def _gradient(given: Any, results: Any, slopes: Any, wanted: Any) -> Gradients:
+    """By the backward operator; that of w is one product over all steps."""
+    _, *settings = given
+    w, which, stores, wipe = settings[:4]
+    (out, *kept), (grad_out,) = results, slopes
+    dz, *rest = fast_weights_backward(grad_out, out, kept, *settings)
+    before = torch.zeros_like(out)  # h as each step found it
+    before[:, :, 1:] = out[:, :, :-1]
+    if wipe:
+        before[:, :, 1:].masked_fill_(stores[:-1, None], 0)
+    dw = None
+    if wanted[1]:
+        sets = range(w.shape[1])
+        slopes = [dz.masked_fill((which != n)[:, None], 0) for n in sets] if len(sets) > 1 else [dz]
         dw = torch.stack([part.flatten(1, 2).mT @ before.flatten(1, 2) for part in slopes], 1)
-        return dz, dw, *[None] * 5, dgain, dbias, None, ddecay, drate, None
-
-
-def _autograd(*given: Any) -> tuple[Tensor, list[Tensor]]:
-    """What autograd runs: nothing is kept where nothing is to be differentiated."""
-    if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in given):
-        out, *kept = _Differentiable.apply(*given)
-        return out, kept
-    with torch._C._AutoDispatchBelowAutograd():
-        found: tuple[Tensor, list[Tensor]] = fast_weights(*given)
-        return found
+    return dz, dw, *[None] * 5, *rest, None
 
 
 def _mapped(info: Any, batched: tuple[Any, ...], *given: Any) -> Any:
     """A mapped axis becomes a part of P, the axis of members with weights of their own."""
+    out, kept = fast_weights(*as_members(info, batched, given, OWN))
+    results = [part.unflatten(0, (info.batch_size, -1)) for part in (out, *kept)]
+    return (results[0], results[1:]), (0, [0] * len(kept))
 
-    def members(argument: Any, axis: int | None) -> Any:
-        many = argument.movedim(axis, 0) if axis is not None else argument[None]
-        return many.expand(info.batch_size, *many.shape[1:]).flatten(0, 1).contiguous()
 
-    own = (0, 1, 7, 8, 10, 11)  # z, w, gain, bias, decay, rate
-    flat = [members(a, batched[i]) if i in own else a for i, a in enumerate(given)]
-    out, kept = fast_weights(*flat)
-    result = [part.unflatten(0, (info.batch_size, -1)) for part in (out, *kept)]
-    return (result[0], result[1:]), (0, [0] * len(kept))
+def _mapped_backward(info: Any, batched: tuple[Any, ...], *given: Any) -> Any:
+    """The same of the gradients."""
+    found = fast_weights_backward(*as_members(info, batched, given, OWN_BACKWARD))
+    results = tuple(part.unflatten(0, (info.batch_size, -1)) for part in found)
+    return results, (0,) * len(results)
 
 
 library.register_fake(FORWARD, _fake_forward)
 library.register_fake(BACKWARD, _fake_backward)
 library.register_vmap(FORWARD, _mapped)
-# `library.register_autograd` does the same for three times the overhead of a call
-_FRAGMENT = vars(library)["Library"](NAMESPACE, "FRAGMENT")  # kept, or it would be undone
-_FRAGMENT.impl("fast_weights", _autograd, "Autograd")
+library.register_vmap(BACKWARD, _mapped_backward)
+register("fast_weights", Rule(1, _run, _equations, _gradient), lambda a: (a[0], list(a[1:])))
+refuse("fast_weights_backward", "fast_weights")

@@ -7,12 +7,15 @@ import ctypes
 import torch
 from torch import Tensor
 
+from backends.torch.arguments import Array, Table
 from backends.torch.fused import cpu
 from backends.torch.ops import TorchOps
 from fwcore.cells import fast_weights
 from fwcore.cells.base import Weights
 from fwcore.cells.common import LAYER_NORM_EPSILON
 from fwcore.memory import check_sizes
+
+INPUT = Table("stream.step", {"h": Array("B R"), "x": Array("B I")})
 
 
 class _Settings(ctypes.Structure):
@@ -40,13 +43,13 @@ class FusedStream:
 
     def __init__(self, ops: TorchOps, core: fast_weights.Spec, p: Weights, batch: int) -> None:
         check_sizes(batch, 1)
-        self._core, self._t = core, 0
+        self._core, self._t, self._written = core, 0, False
         self._w = [p["core.w"].T.contiguous()]
         self._c = [p["core.c"].T.contiguous()]
         if core.integrate:
             self._w.append(p["core.w_int"].T.contiguous())
             self._c.append(p["core.c_int"].T.contiguous())
-        self._shape, self._dtype = (batch, self._c[0].shape[0]), ops.dtype
+        self._inputs = self._c[0].shape[0]
         size, norm, fixed = core.size, core.norm == "sum", fast_weights.rates(ops, core, p)
         unit = ops.zeros((size,))
         self._h, self._fast = ops.zeros((batch, size)), ops.zeros((batch, size, size))
@@ -58,7 +61,8 @@ class FusedStream:
             ops.zeros((2, size)),
         ]
         self._settings = _Settings(
-            *self._shape,
+            batch,
+            self._inputs,
             size,
             core.inner_steps,
             norm,
@@ -75,23 +79,24 @@ class FusedStream:
         ]
 
     def step(self, x: Tensor) -> Tensor:
-        """See `fwcore.model.Stream.step`."""
-        if x.shape != self._shape or x.dtype != self._dtype:
-            raise ValueError(
-                f"stream.step: expected x of shape {self._shape} and {self._dtype}, got "
-                f"shape={tuple(x.shape)}, dtype={x.dtype}"
-            )
-        x, out = x.contiguous(), torch.empty_like(self._h)
-        core, t = self._core, self._t
+        """See `fwcore.model.Stream.step`.
+
+        Raises:
+            ConfigError: x is not (B, I) of the model's number type on the CPU.
+        """
+        _, x = INPUT.check(self._h, x, I=self._inputs)
+        out, core, t = torch.empty_like(self._h), self._core, self._t
+        stores = core.store is None or t in core.store
         self._call(
             self._where,
             ctypes.c_void_p(x.data_ptr()),
             *self._slow[t in core.integrate],
-            core.store is None or t in core.store,
+            self._written,
+            stores,
             core.wipe,
             ctypes.c_void_p(out.data_ptr()),
         )
-        self._t += 1
+        self._t, self._written = t + 1, self._written or stores
         return out
 
     def named(self) -> dict[str, Tensor]:
