@@ -40,7 +40,7 @@ struct Block {
   const int64_t* which;
   const uint8_t* stores;
   const T *w, *gain, *bias;
-  const int64_t begin;  // the first step that stores: up to it A is not there
+  const int64_t begin;  // the first step that stores; before it, or if nothing reads, A is not there
   const T rate;
   std::vector<T> powers, slopes, rates;  // decay^a, its derivative, rate decay^a
 
@@ -50,7 +50,8 @@ struct Block {
       : q(shape), R(shape.size), first_sequence(member * shape.batch + group * L),
         lanes(std::min<int64_t>(L, shape.batch - group * L)), which(which), stores(stores),
         w(w + member * shape.weights * R * R), gain(gain + member * R), bias(bias + member * R),
-        begin(std::find_if(stores, stores + q.steps, [](uint8_t is) { return is; }) - stores),
+        begin(q.inner ? std::find_if(stores, stores + q.steps, [](uint8_t is) { return is; }) - stores
+                      : q.steps),
         rate(rate[member]) {
     const int64_t ages = std::min(q.steps, q.chunk) + 1;
     double power = 1, before = 0;
@@ -173,8 +174,8 @@ struct Block {
     for (int64_t i = 0; i < R; ++i) {
       for (int64_t j = 0; j < R; ++j)
         border[i * R + j] = older ? kept(powers[q.chunk] * older[i * R + j]) : V{};
-      for (int64_t c = 0; c < q.chunk; ++c)
-        column[c] = weight(t, t - q.chunk + c) * past[(t - q.chunk + c) * R + i];
+      for (int64_t tau = t - q.chunk; tau < t; ++tau)
+        column[tau - t + q.chunk] = stores[tau] ? weight(t, tau) * past[tau * R + i] : V{};
       combine(column.data(), past + (t - q.chunk) * R, q.chunk, border + i * R);
     }
   }
@@ -230,7 +231,7 @@ struct Block {
       load(grad_out, t, ds.data());
       for (int64_t i = 0; i < R; ++i) ds[i] += grads[t * R + i];
       if (t + 1 < q.steps && !forgets(t)) multiply(w + which[t + 1] * R * R, slope.data(), ds.data());
-      if (end < q.steps && stores[t]) {
+      if (end < q.steps && bordered(end) && stores[t]) {
         std::fill(s.begin(), s.end(), V{});
         combine(past + t * R, later.data(), R, s.data());  // (G + G^T) h
         V half = {};

@@ -156,6 +156,14 @@ def _equations(
     return (torch.stack(outputs, 1).reshape(batch, members, steps, size).movedim(1, 0),)
 
 
+def _product(dz: Tensor, before: Tensor, which: Tensor, n: int, w: Tensor) -> Tensor:
+    """The gradient of the slow weights number n, over the steps that use them, (P, R, R)."""
+    if w.shape[1] > 1:  # zeros on both sides: 0 times infinity is not 0
+        others = (which != n)[:, None]
+        dz, before = dz.masked_fill(others, 0), before.masked_fill(others, 0)
+    return dz.flatten(1, 2).mT @ before.flatten(1, 2)
+
+
 def _gradient(given: Any, results: Any, slopes: Any, wanted: Any) -> Gradients:
     """By the backward operator; that of w is one product over all steps."""
     _, *settings = given
@@ -166,11 +174,7 @@ def _gradient(given: Any, results: Any, slopes: Any, wanted: Any) -> Gradients:
     before[:, :, 1:] = out[:, :, :-1]
     if wipe:
         before[:, :, 1:].masked_fill_(stores[:-1, None], 0)
-    dw = None
-    if wanted[1]:
-        sets = range(w.shape[1])
-        slopes = [dz.masked_fill((which != n)[:, None], 0) for n in sets] if len(sets) > 1 else [dz]
-        dw = torch.stack([part.flatten(1, 2).mT @ before.flatten(1, 2) for part in slopes], 1)
+    dw = torch.stack([_product(dz, before, which, n, w) for n in range(w.shape[1])], 1)
     return dz, dw, *[None] * 5, *rest, None
 
 
