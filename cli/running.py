@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import backends
-import tasks
 from backends.contract import Backend, Compiled, NumpyArray, Population
 from cli import environment
 from cli.opening import check_form
-from cli.resolve import Resolved, check_model, control_fields, name_of
+from cli.resolve import Resolved
 from cli.screen import Screen
 from cli.signals import StopFlag
 from fwcore import estimate, model
 from fwcore.batches import BatchOrder
-from fwcore.cells import presets
-from fwcore.errors import BackendError, ConfigError, FileError, FwtError
-from fwcore.frozen import differences
+from fwcore.errors import BackendError, FileError, FwtError
+from fwcore.frozen import changes
 from fwcore.params import initialise
 from fwcore.paths import quote, show
 from fwcore.ranks import SINGLE, Ranks, check_together, is_first
@@ -28,7 +27,6 @@ from fwcore.runs import RunFolder, default_path
 from fwcore.spec import RunSpec
 from fwcore.train import Data, Hooks, train
 from tasks.base import SPLITS, Task
-from tasks.recipe import merge
 
 RUNNING, DONE = "running", "done"  # what a session says of its end
 
@@ -49,6 +47,19 @@ class Place:
 
 
 @dataclass(frozen=True)
+class Revision:
+    """A change of a run's length or reports, yet to be written into its folder.
+
+    Attributes:
+        before: the spec that the run has.
+        step: the step of its last checkpoint.
+    """
+
+    before: RunSpec
+    step: int
+
+
+@dataclass(frozen=True)
 class Job:
     """A run to start or to go on with.
 
@@ -57,51 +68,24 @@ class Job:
         name: the model's name on the command line.
         task: the task with its data at hand.
         folder: the run's folder if it is there already.
+        revision: how the spec differs from the one in that folder; None if it does not.
     """
 
     spec: RunSpec
     name: str
     task: Task
     folder: RunFolder | None = None
+    revision: Revision | None = None
+
+    @property
+    def new_length(self) -> bool:
+        """Whether the run is to have another length than its folder says."""
+        return self.revision is not None and self.revision.before.train != self.spec.train
 
 
 def fresh(resolved: Resolved) -> Job:
     """A new run."""
     return Job(resolved.spec, resolved.name, resolved.task)
-
-
-def reopened(
-    path: Path,
-    asked: Mapping[str, Any],
-    name: str | None,
-    control: str | None,
-    data_dir: Path | None,
-) -> Job:
-    """A run that is there.
-
-    Args:
-        path: its folder.
-        asked: settings given beside `--resume`; each must be what the run has.
-        name: `--model`, or None.
-        control: `--control`, or None.
-        data_dir: `--data-dir`.
-
-    Raises:
-        ConfigError: a setting differs from the run's; every one is named.
-    """
-    folder = RunFolder.open(path)
-    spec = folder.read_spec()
-    core = spec.model.core
-    if name is not None:
-        asked = merge({"model": {"core": presets()[check_model(name)]}}, asked)
-    task = tasks.load(tasks.parse(spec.task, str(path / "spec.json")), data_dir)
-    if control is not None:
-        fields = control_fields(control, core.kind, task.control)
-        asked = merge(asked, {"model": {"core": fields}})
-    faults = differences(spec.json_data(), asked)
-    if faults:
-        raise ConfigError(f"resume: {path} has another spec: {'; '.join(faults)}")
-    return Job(spec, name_of(core.json_data()), task, folder)
 
 
 def print_spec(spec: RunSpec) -> None:
@@ -154,6 +138,9 @@ def session_facts(
     job: Job, backend: Backend, made: Compiled | Population, ranks: Ranks = SINGLE
 ) -> dict[str, Any]:
     """What `run.json` says of this process's part of a run."""
+    changed = {}
+    if job.revision is not None:
+        changed = changes(job.revision.before.json_data(), job.spec.json_data())
     return {
         **environment.facts(backend.versions()),
         **made.describe(job.spec.train.batch_size, job.task.shape.steps),
@@ -162,6 +149,7 @@ def session_facts(
         "dataset": job.task.dataset,
         "published_pct": published(job),
         "processes": ranks.count,
+        **({"changed": changed} if changed else {}),
     }
 
 
@@ -227,14 +215,15 @@ def run(
 ) -> dict[str, Any] | None:
     """Train and return what is to be printed; None on a process that another one speaks for.
 
-    A run that is done gives its result again.
+    A run that is done gives its result again, unless it is to be longer.
 
     Args:
         out: the folder of a new run; None names one under `root`.
         stop_after: see `fwcore.train.train`.
         quiet: show no progress.
     """
-    if job.folder is not None and (done := job.folder.read_json("DONE")) is not None:
+    done = None if job.folder is None or job.new_length else job.folder.read_json("DONE")
+    if job.folder is not None and done is not None:
         settle(job.folder)
         again = summary(job, job.folder, _last_session(job.folder), {"done": True, **done})
         return again if is_first() else None
@@ -246,10 +235,23 @@ def run(
     folder = job.folder or RunFolder.create(path, job.spec)
     shown = Screen(given.total, quiet, folder.latest_step() or 0)
     with folder, StopFlag() as stop, shown as screen:
+        if job.revision is not None:
+            folder.revise(job.revision.before, job.spec, job.revision.step)
+            if job.new_length and not quiet:
+                print(_new_length(job, given.total, job.revision), file=sys.stderr, flush=True)
         hooks = Hooks(on_metrics=screen.show, stop_signal=stop.read)
         result = train_in(folder, job.spec, given, hooks, stop_after)
     stopped = {"done": False, "step": folder.latest_step(), "steps": given.total}
     return summary(job, folder, given.facts, {"done": True, **result} if result else stopped)
+
+
+def _new_length(job: Job, total: int, revision: Revision) -> str:
+    """What a person is told of a run's new length, and of what it means for the schedule."""
+    before = revision.before.train.total_steps(len(job.task.split("train")))
+    text = f"length    {before} -> {total} updates"
+    if job.spec.train.schedule == "constant":
+        return text
+    return f"{text}; learning rates after update {revision.step} are those of a run of {total}"
 
 
 def published(job: Job) -> float | None:

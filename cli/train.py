@@ -38,6 +38,9 @@ SPEC_FLAGS = {
     "keep": "report.keep",
 }
 
+# options whose variables say what a new run is, and nothing to one that goes on
+NEW_RUNS = (*SPEC_FLAGS, "task", "model", "control", "config", "out")
+
 LIST = "or a list, 1,2"  # see `cli.lists`
 
 
@@ -83,9 +86,12 @@ def train(
         str | None, flag("--dataset", "auto, mnist, mnist-subset, ...; see fwt list.", "Task")
     ] = None,
     data_dir: options.DataDir = None,
-    epochs: Annotated[float | None, flag("--epochs", "Passes over the data.", "Training")] = None,
+    epochs: Annotated[
+        float | None,
+        flag("--epochs", "Passes over the data, in all (--resume: longer).", "Training"),
+    ] = None,
     steps: Annotated[
-        int | None, flag("--steps", "Updates, instead of epochs.", "Training", "--iters")
+        int | None, flag("--steps", "Updates in all, instead of epochs.", "Training", "--iters")
     ] = None,
     batch_size: Annotated[
         int | None, flag("--batch-size", "Examples an update.", "Training")
@@ -141,7 +147,10 @@ def train(
     resume: Annotated[
         Path | None,
         typer.Option(
-            parser=options.path, help="Go on with the run in this folder.", rich_help_panel="Run"
+            parser=options.path,
+            help="Go on with the run in this folder; --epochs or --steps: to another length, by "
+            "whose schedule the rates go from then on.",
+            rich_help_panel="Run",
         ),
     ] = None,
     stop_after: Annotated[
@@ -173,12 +182,18 @@ def train(
     flags; --set. Lists train a run for each combination, all at once as one program.
     Example: fwt train --backend mlx --task retrieval
     """
-    from cli import population, running
+    from cli import population, resuming, running
     from cli.lists import points
     from cli.resolve import layer, read_config, resolve
     from fwcore.errors import ConfigError
     from tasks.recipe import merge
 
+    if resume is not None:  # variables that are settings of new runs do not concern it
+        new = {name for name in NEW_RUNS if is_variable(context, name)}
+        context.params.update(dict.fromkeys(new))
+        task, model, control, config, out = (
+            context.params[name] for name in ("task", "model", "control", "config", "out")
+        )
     flags = settings_of(context, assign or [])
     settings = read_config(config) if config else {}
     place = running.Place(backend, device, memory)
@@ -189,7 +204,7 @@ def train(
         asked = merge(settings, flags)
         if task is not None:
             asked = merge(asked, {"task": {"kind": task}})
-        job = running.reopened(resume, asked, model, control, data_dir)
+        job = resuming.reopened(resume, asked, model, control, data_dir)
     else:
         task = task or settings.get("task", {}).get("kind")
         if task is None:
@@ -213,6 +228,12 @@ def train(
         running.print_result(job, result, as_json)
 
 
+def is_variable(context: typer.Context, name: str) -> bool:
+    """Whether an option's value came from its FWT_* variable."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "ENVIRONMENT"
+
+
 def settings_of(context: typer.Context, assignments: list[str]) -> dict[str, Any]:
     """Settings by table: FWT_* variables, above them flags, above them `--set`.
 
@@ -227,13 +248,12 @@ def settings_of(context: typer.Context, assignments: list[str]) -> dict[str, Any
     variables: list[tuple[str, Any]] = []
     flags: list[tuple[str, Any]] = []
     for name, path in SPEC_FLAGS.items():
-        source, value = context.get_parameter_source(name), context.params[name]
+        value = context.params[name]
         if value is None:
             continue
         if name in PARSERS:
             value = PARSERS[name](f"--{name}", value)
-        from_variable = source is not None and source.name == "ENVIRONMENT"
-        given = variables if from_variable else flags
+        given = variables if is_variable(context, name) else flags
         if path in dict(given):
             raise ConfigError(f"--{name}: expected it or --seed, got both; leave one out")
         given.append((path, value))

@@ -80,6 +80,18 @@ def differences(have: Mapping[str, Any], asked: Mapping[str, Any], at: str = "")
     return faults
 
 
+def changes(before: Mapping[str, Any], after: Mapping[str, Any], at: str = "") -> dict[str, Any]:
+    """Where two JSON data differ: dotted key -> `{"from": ..., "to": ...}`, None for no value."""
+    found: dict[str, Any] = {}
+    for key in {**before, **after}:
+        old, new = before.get(key), after.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found |= changes(old, new, f"{at}{key}.")
+        elif old != new:
+            found[f"{at}{key}"] = {"from": old, "to": new}
+    return found
+
+
 def _fields_at(cls: type[pydantic.BaseModel], path: tuple[int | str, ...]) -> list[str]:
     """The field names of the model that `path` (without its last part) leads to.
 

@@ -217,6 +217,33 @@ class RunFolder:
         except (OSError, ValueError, AttributeError, ConfigError) as error:
             raise CheckpointError(f"{path}: cannot be read: {error}") from error
 
+    def revise(self, before: RunSpec, after: RunSpec, step: int) -> None:
+        """Give the run, which must be entered, another length or other reports.
+
+        It is not done any more, first of all: a process that is killed in here leaves the run as it
+        was, its last test aside, or with its new spec.
+
+        Args:
+            before: the spec that it has.
+            after: the spec that it gets.
+            step: the step of its last checkpoint.
+
+        Raises:
+            ConfigError: it has another spec or step; another process was quicker.
+            FileError: it cannot be written.
+        """
+        if self.read_spec() != before or (self.latest_step() or 0) != step:
+            raise ConfigError(
+                f"resume: {self.path} was changed by another process just now; try again"
+            )
+        if after.train != before.train:
+            try:
+                (self.path / "DONE").unlink(missing_ok=True)
+                durable.sync_folder(self.path)
+            except OSError as error:
+                raise FileError(f"out: {self.path} cannot be written: {error.strerror}") from error
+        self.write_json("spec.json", after.json_data())
+
     def write_json(self, name: str, data: Any) -> None:
         """Write a JSON file of the run, whole or not at all."""
         durable.write_text(self.path / name, json.dumps(data, indent=1) + "\n")

@@ -5,7 +5,7 @@ Every default of the product stands here (or in a cell's `Spec`) and nowhere els
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal
 
 import pydantic
 from pydantic import Field, JsonValue
@@ -20,6 +20,7 @@ FORMAT_VERSION = 1  # of spec.json and of checkpoints; a newer one is refused by
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
+Epochs = Annotated[float, Field(gt=0, le=1e6)]
 Count = Annotated[int, Field(ge=0, le=MOST)]
 
 NO_FLOAT16 = (
@@ -42,13 +43,45 @@ class ModelSpec(Frozen):
     head: HeadSpec
 
 
+def check_one_length(spec: Stage | TrainSpec) -> Stage | TrainSpec:
+    """Raises ValueError unless exactly one of epochs and steps is given."""
+    if (spec.epochs is None) == (spec.steps is None):
+        raise ValueError(
+            f"give exactly one of epochs and steps, got epochs={spec.epochs}, steps={spec.steps}"
+        )
+    return spec
+
+
+def updates(length: Stage | TrainSpec, examples: int, batch_size: int) -> int:
+    """Updates of a length over a training split of that many examples; at least one."""
+    if length.steps is not None:
+        return length.steps
+    return max(1, round(float(length.epochs or 0) * (examples // batch_size)))
+
+
+class Stage(Frozen):
+    """An earlier length of a run that was given another one, see `TrainSpec.earlier`.
+
+    Attributes:
+        until: updates made when the length changed, at least one.
+        epochs, steps: that length, as in `TrainSpec`.
+    """
+
+    until: PositiveInt
+    epochs: Epochs | None = None
+    steps: PositiveInt | None = None
+
+    _one_length = pydantic.model_validator(mode="after")(check_one_length)
+
+
 class TrainSpec(Frozen):
     """How a model is trained. Adam with decoupled weight decay, all of its constants pinned.
 
     Attributes:
         optimizer: `adam`: Kingma & Ba 2015 with bias correction, epsilon outside the root.
         lr: learning rate, at its highest.
-        schedule: `constant`, or `cosine` from lr to 0 over the whole run.
+        schedule: `constant`, or `cosine` from lr to 0 over the whole run; of a run whose length
+            was changed, each update has the rate of a run of the length that held when it was made.
         beta1, beta2, epsilon: Adam's constants.
         weight_decay: decoupled (Loshchilov & Hutter 2019): before each update a matrix shrinks
             by the factor 1 - lr * weight_decay; biases, gains and scalars do not.
@@ -56,6 +89,7 @@ class TrainSpec(Frozen):
             (others each epoch), so that every batch has one shape.
         epochs: passes over the training split, at most a million; None if `steps` is given.
         steps: updates; None if `epochs` is given.
+        earlier: lengths that the run had before it was given this one, oldest first.
         clip: gradients whose global norm is larger are scaled down to it; 0 never clips.
         dropout: fraction of the encoder's outputs set to zero, one mask a sequence
             (variational dropout, Gal & Ghahramani 2016).
@@ -66,6 +100,8 @@ class TrainSpec(Frozen):
         precision: `highest` multiplies float32 matrices in float32; `tf32` allows TF32.
     """
 
+    omit_default: ClassVar[frozenset[str]] = frozenset({"earlier"})
+
     optimizer: Literal["adam"] = "adam"
     lr: Positive = 1e-3
     schedule: Literal["constant", "cosine"] = "constant"
@@ -74,8 +110,9 @@ class TrainSpec(Frozen):
     epsilon: Positive = 1e-8
     weight_decay: NonNegative = 0.0
     batch_size: PositiveInt = 128
-    epochs: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    epochs: Epochs | None = None
     steps: PositiveInt | None = None
+    earlier: tuple[Stage, ...] = ()
     clip: NonNegative = 0.0
     dropout: Fraction = 0.0
     head_dropout: Fraction = 0.0
@@ -90,20 +127,21 @@ class TrainSpec(Frozen):
             raise ValueError(NO_FLOAT16)
         return dtype
 
-    @pydantic.model_validator(mode="after")
-    def _one_length(self) -> Self:
-        if (self.epochs is None) == (self.steps is None):
-            raise ValueError(
-                f"give exactly one of epochs and steps, got epochs={self.epochs}, "
-                f"steps={self.steps}"
-            )
-        return self
+    _one_length = pydantic.model_validator(mode="after")(check_one_length)
 
-    def total_steps(self, examples: int) -> int:
-        """Updates of the whole run over a training split of that many examples."""
-        if self.steps is not None:
-            return self.steps
-        return max(1, round(float(self.epochs or 0) * (examples // self.batch_size)))
+    def total_steps(self, examples: int, step: int | None = None) -> int:
+        """Updates of the whole run over a training split of that many examples.
+
+        With `step`, those of the length that held when this update (counted from 0) was made.
+        """
+        held = (stage for stage in self.earlier if step is not None and step < stage.until)
+        return updates(next(held, self), examples, self.batch_size)
+
+    def ends(self, examples: int) -> frozenset[int]:
+        """The updates at which the run reached an end: that of this length and of earlier ones."""
+        totals = [(stage, updates(stage, examples, self.batch_size)) for stage in self.earlier]
+        reached = {total for stage, total in totals if total <= stage.until}
+        return frozenset(reached | {self.total_steps(examples)})
 
 
 class ReportSpec(Frozen):

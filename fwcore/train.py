@@ -150,7 +150,7 @@ class _Run:
         self.number, self.model, self.spec, self.folder = number, model, spec, folder
         train = spec.train
         self.order = BatchOrder(train.seed, examples, train.batch_size)
-        self.total = train.total_steps(examples)
+        self.examples, self.total = examples, train.total_steps(examples)
         self.sizes = (layers.encoder_outputs(spec.model.encoder), spec.model.core.size)
         self.at = folder.restore(model)
         self.result: dict[str, Any] | None = None
@@ -162,7 +162,12 @@ class _Run:
         masks = batches.dropout(
             train.seed, step, (train.dropout, train.head_dropout), train.batch_size, self.sizes
         )
-        return Batch(self.order.rows(step), learning_rate(train, step, self.total), masks)
+        return Batch(self.order.rows(step), self.rate(step), masks)
+
+    def rate(self, step: int) -> float:
+        """The learning rate of an update, counted from 0."""
+        train = self.spec.train
+        return learning_rate(train, step, train.total_steps(self.examples, step))
 
     def record(self, rows: Array, seconds: float) -> None:
         """Take the statistics (n, 3) of the last n updates, and the time they took.
@@ -211,7 +216,7 @@ class _Run:
                 "loss": loss,
                 "error_pct": 100 * wrong / batch,
                 "grad_norm": norm,
-                "lr": learning_rate(self.spec.train, self.at.step - 1, self.total),
+                "lr": self.rate(self.at.step - 1),
                 "examples_per_s": round(len(rows) * batch / max(seconds, 1e-9), 1),
             },
         )
@@ -281,6 +286,7 @@ class _Loop:
             for number, (model, spec, folder) in enumerate(given)
         ]
         self.report, self.total = specs[0].report, self.runs[0].total
+        self.ends = specs[0].train.ends(len(data.train))
         self.eval_every = self.report.eval_every or self.runs[0].order.per_epoch
         self.save_every = self.report.save_every or self.eval_every
         self.pending: list[Any] = []  # statistics not yet pulled from the device
@@ -352,8 +358,8 @@ class _Loop:
         self.save(lambda run: run.folder.latest_step() != self.step)
 
     def due(self, every: int) -> bool:
-        """Whether something done every so many updates is due now; the last update always is."""
-        return self.step % every == 0 or self.step == self.total
+        """Whether something done every so many updates is due now; at an end it always is."""
+        return self.step % every == 0 or self.step in self.ends
 
     def run(self, stop_after: int | None) -> None:
         """Updates until the end, a stop after so many updates, or a signal."""

@@ -389,7 +389,6 @@ def test_a_resume_with_another_spec_names_every_difference(run):
     assert "steps" not in done.err  # it agrees
     refused(2, ["kind='fast-weights'", "kind='lstm'"], "train", "--resume", run, "-m", "lstm")
     refused(2, ["'retrieval'", "'mnist-glimpse'"], "train", "--resume", run, *DIGITS[1:])
-    refused(2, ["train.epochs=None", "epochs=3.0"], "train", "--resume", run, "--epochs", 3)
     refused(2, ["no levels"], "train", "--resume", run, "--control", "multi-level")
     refused(2, ["unknown model 'lstn'"], "train", "--resume", run, "--model", "lstn")
     refused(2, ["is unknown to it"], "train", "--resume", run, "--set", "train.lrr=1")
