@@ -81,6 +81,12 @@ MODELS = st.fixed_dictionaries(
     }
 )
 
+STAGES = st.builds(
+    lambda until, length: {"until": until, "epochs": None, "steps": None, **length},
+    COUNT,
+    st.one_of(st.fixed_dictionaries({"epochs": EPOCHS}), st.fixed_dictionaries({"steps": COUNT})),
+)
+
 TRAININGS = st.builds(
     lambda length, rest: {**rest, **length},
     st.one_of(st.fixed_dictionaries({"epochs": EPOCHS}), st.fixed_dictionaries({"steps": COUNT})),
@@ -95,6 +101,7 @@ TRAININGS = st.builds(
             "epsilon": POSITIVE,
             "weight_decay": NOT_NEGATIVE,
             "batch_size": COUNT,
+            "earlier": st.lists(STAGES, min_size=1, max_size=2),  # none is left out of the JSON
             "clip": NOT_NEGATIVE,
             "dropout": FRACTION,
             "head_dropout": FRACTION,
