@@ -342,7 +342,7 @@ def _searches(found: Sweep) -> dict[str, Any]:
         return {}
     from sweeps.study import Search, connect
 
-    default = f"sqlite:///{(found.folder / 'study.db').resolve()}"
+    default = (found.folder / "study.db").resolve()
     storage = connect(found.request.storage or spec.storage or default)
     return {
         group.label: Search(storage, f"{found.file.name}/{group.label}", spec, found.mark())

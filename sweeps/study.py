@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -28,6 +29,7 @@ from sqlalchemy import inspect
 from sqlalchemy.engine import URL, create_engine, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
+from fwcore import paths
 from fwcore.errors import ConfigError, FileError, InUseError
 from fwcore.rng import Stream
 from sweeps.plan import Range, SearchSpec
@@ -54,24 +56,30 @@ class Trial:
     told: bool
 
 
-def connect(url: str) -> RDBStorage:
+def connect(where: str | Path) -> RDBStorage:
     """The database of a search.
 
     SQLite that another process writes to is waited for, at most `PATIENCE`.
+
+    Args:
+        where: its URL, or the file of SQLite. A URL's file may lie in a home, `sqlite:///~/a.db`.
 
     Raises:
         ConfigError: the URL is none.
         FileError: it cannot be opened, or holds something else.
     """
     try:
-        given = make_url(url)
+        file = isinstance(where, Path)
+        given = URL.create("sqlite", database=str(where)) if file else make_url(str(where))
         options: dict[str, Any] = {}
         if given.get_backend_name() == "sqlite":
+            if given.database and given.database.startswith("~"):
+                given = given.set(database=str(paths.expand(given.database)))
             if "timeout" not in given.query:
                 options = {"connect_args": {"timeout": PATIENCE}}
             _check_file(given, options)
         with _reached(given):
-            return RDBStorage(url, engine_kwargs=options)
+            return RDBStorage(given.render_as_string(hide_password=False), engine_kwargs=options)
     except (ArgumentError, ImportError, ValueError) as error:
         raise ConfigError(f"--storage: expected the URL of a database: {error}") from error
 

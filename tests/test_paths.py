@@ -174,6 +174,16 @@ def test_the_data_of_a_sweep_may_lie_in_a_home(home):
     refused(4, words, "sweep", "~/s.toml", "--data-dir", "~/em", "--dry-run")
 
 
+def test_the_database_of_a_search_may_lie_in_a_home_or_under_an_odd_name(home):
+    study = pytest.importorskip("sweeps.study")
+    odd = home / "50% {done}?"
+    odd.mkdir()
+    for where in ("sqlite:///~/a.db", odd / "a.db"):
+        study.connect(where).engine.dispose()
+    assert sorted(home.rglob("*.db")) == [odd / "a.db", home / "a.db"]
+    assert list(Path.cwd().iterdir()) == []
+
+
 # --- printing -------------------------------------------------------------------------------
 
 
