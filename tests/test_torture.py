@@ -22,7 +22,7 @@ from tests.test_cli_signals import same_run
 from tests.test_runs import Model, line, names, progress, save
 from tools.torture import judge
 from tools.torture.cases import unexpected
-from tools.torture.plan import MEANING, ROUND, Blow, blows
+from tools.torture.plan import FAILING, MEANING, ROUND, Blow, blows
 from tools.torture.start import Disk, Ended
 
 RUN = (*TINY, "--eval-every", "3", "--save-every", "2", "--backend", "torch")
@@ -229,13 +229,23 @@ def test_a_run_whose_process_was_killed_after_done_is_said_to_be_done(tmp_path):
 
 
 def test_a_plan_depends_on_seed_backend_and_number_alone_and_strikes_everywhere():
-    plans = [blows(3, "torch", number, 90, 70) for number in range(250)]
-    assert plans == [blows(3, "torch", number, 90, 70) for number in range(250)]
-    assert plans != [blows(4, "torch", number, 90, 70) for number in range(250)]
+    points = ["open x", "fsync x", "rename x to y", "update", "mkdir x"] * 15
+    points += ["open x", "fsync x", "rename x to y"] * 5
+
+    def plans_of(seed: int) -> list[list[Blow]]:
+        return [blows(seed, "torch", number, points) for number in range(290)]
+
+    plans = plans_of(3)
+    assert plans == plans_of(3)
+    assert plans != plans_of(4)
     assert {plan[0].kind for plan in plans} == set(MEANING) == set(ROUND)
     kills = [plan[0].at for plan in plans if plan[0].kind == "kill"]
     assert set(kills) == set(range(90))  # every boundary, before one has a third turn
-    assert all(71 <= plan[0].at < 90 for plan in plans if plan[0].kind == "late")
+    assert all(74 <= plan[0].at < 90 for plan in plans if plan[0].kind == "late")
+    for kind in FAILING:
+        struck = {plan[0].at for plan in plans if plan[0].kind == kind}
+        assert struck == {at for at, label in enumerate(points) if label.startswith(kind)}
+        assert {plan[0].lasts for plan in plans if plan[0].kind == kind} == {False, True}
     assert {len(plan) for plan in plans} == {1, 2, 3, 4}
 
 
@@ -266,6 +276,10 @@ def test_the_harness_expects_the_documented_ends():
     assert unexpected(Blow("full"), ended(4, "error: x\n")) == []
     assert unexpected(Blow("full"), ended(1, "Traceback\n  x\n")) != []
     assert unexpected(Blow("full"), ended(4, "error: x\nerror: y\n")) != []
+    for kind in FAILING:
+        assert unexpected(Blow(kind), ended(4, "error: x: cannot be written\n")) == []
+        assert unexpected(Blow(kind), ended(1, "Traceback\n")) != []
+    assert unexpected(Blow("rename"), ended(0, "warning: x: cannot be removed: y\n")) == []
     assert unexpected(Blow("kill"), ended(-9)) == []
     assert unexpected(Blow("kill"), ended(1)) != []
     assert unexpected(Blow("term"), ended(143, "x; go on with: fwt train --resume r\n")) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import resource
@@ -10,9 +11,9 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from tools.torture.plan import Blow
+from tools.torture.plan import FAILING, Blow
 
 NOBODY = 65534  # the user whom permissions hold, where the harness runs as root
 CALLS = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir")  # of Python's audit events
@@ -80,13 +81,18 @@ class Moment:
 
     def _reached(self, label: str) -> None:
         number, self._count = self._count, self._count + 1
-        if self._blow is None:
+        blow = self._blow
+        if blow is None:
             self._told(label)
-        elif number == self._blow.at:
+        elif number == blow.at:
             self._told(label)
             self._busy = True
-            strike(self._blow, self._run)
-            self._busy = False
+            try:
+                strike(blow, self._run)
+            finally:
+                self._busy = False
+        elif number > blow.at and blow.lasts and label.startswith(blow.kind):
+            fail()
 
 
 def strike(blow: Blow, run: Path) -> None:
@@ -98,9 +104,16 @@ def strike(blow: Blow, run: Path) -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL if deadly else signal.SIG_IGN)
         _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (blow.size, most))
+    elif blow.kind in FAILING:
+        fail()
     elif blow.kind == "readonly":
         forbid(run, 0o555)
         become_nobody()
+
+
+def fail() -> NoReturn:
+    """Raised before a call, or by an audit hook in its place, this is what the call answers."""
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
 def forbid(run: Path, mode: int) -> None:
