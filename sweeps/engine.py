@@ -22,6 +22,7 @@ from typing import Any, Protocol, Self
 import dask
 from distributed import Client, Future, LocalCluster
 
+from fwcore.descriptors import room_for
 from fwcore.errors import BackendError, Interrupted
 from sweeps import worker
 from sweeps.jobs import BEGIN, Ended, Job, Outcome, Work, finished
@@ -30,6 +31,7 @@ TICK = 0.25  # seconds between two looks at the stop flag
 ASK = 1.0  # seconds between two requests to stop; a process may have started in between
 CONNECT = 10.0  # seconds that an existing scheduler may take to answer
 PATIENCE = 60.0  # seconds within which one that was lost must be back
+FILES = 12  # that this process has open for each process that it starts
 TRY = 2.0  # of them for one attempt; between two, signals are looked at
 LOST = Ended(None, "the scheduler was lost, or dropped it")  # of what is not tried again
 
@@ -289,13 +291,18 @@ class Engine:
         )
 
     def _start(self) -> Client:
-        """Processes of this machine, with their threads bounded before a framework is imported."""
+        """Processes of this machine, with their threads bounded before a framework is imported.
+
+        Raises:
+            ConfigError: more files would be open than the system allows.
+        """
         threads = dict.fromkeys(THREADS, str(self._threads))
         settings = {
             "distributed.scheduler.allowed-failures": self._retries,
             "distributed.nanny.pre-spawn-environ": {},  # it would be set in this process too
         }
         enter = self._stack.enter_context
+        enter(room_for(FILES * self._workers, f"--workers: {self._workers} processes"))
         enter(dask.config.set(settings))
         folder = enter(tempfile.TemporaryDirectory(prefix="fwt-dask-", ignore_cleanup_errors=True))
         cluster = LocalCluster(

@@ -14,7 +14,7 @@ from fwcore.errors import ConfigError, FileError
 from fwcore.runs import RunFolder
 from tests.cli_tools import TINY, clean_environment, good, python, refused
 from tests.conftest import need
-from tests.sweep_tools import short_jobs
+from tests.sweep_tools import SWEEP, short_jobs, sweep_file
 
 WORDS = (*TINY, "--backend", "torch", "--quiet")
 # `fwt` in a process whose limits are the first two arguments
@@ -104,6 +104,16 @@ def test_a_population_that_cannot_be_made_whole_leaves_nothing_and_can_be_tried_
     assert list((tmp_path / "many").iterdir()) == []
     good(*words)
     assert len(list((tmp_path / "many").iterdir())) == 4
+
+
+def test_more_processes_than_open_files_allow_are_refused(tmp_path):
+    file = sweep_file(tmp_path, "many", f"{SWEEP}steps = 4\n[axes]\nseed = '0-1'\n")
+    words = ["sweep", file, "--runs-dir", tmp_path / "runs", "--quiet", "--workers"]
+    done = python(LIMITED, 100, 100, *words, 20)
+    assert (done.code, done.out) == (2, "")
+    (line,) = done.err.splitlines()
+    assert line.startswith("error: --workers: 20 processes: expected a limit of at least ")
+    assert not (tmp_path / "runs" / "retrieval").exists()
 
 
 def test_a_batch_of_a_sweep_is_as_large_as_there_is_room(tmp_path, monkeypatch):
