@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from backends.contract import compile_population
-from cli import running
+from cli import initial, running
 from cli.resolve import layer
 from cli.running import Job, Place, Ready, Session
 from cli.screen import Screen
@@ -105,7 +105,7 @@ def ready(jobs: Sequence[Job], place: Place) -> Ready:
     made = compile_population(
         backend,
         [spec.model for spec in specs],
-        [running.first_weights(spec) for spec in specs],
+        [initial.first_weights(spec) for spec in specs],
         device=place.device,
         dtype=job.spec.train.dtype,
         memory=place.memory,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import tasks
+from cli import initial
 from fwcore import files
 from fwcore.cells import cells, presets
 from fwcore.errors import ConfigError, FileError, nearest
@@ -16,7 +17,7 @@ from tasks.base import Control, Task, TaskSpec
 from tasks.recipe import default_model, merge, recipe
 
 CONTROLS = ("auto", "multi-level", "flat")
-TABLES = ("task", "model", "train", "report")
+TABLES = ("task", "model", "train", "report", "init")
 NAMES = ("format_version", "recipe")  # further top-level keys of a spec.json; not settings
 NESTED = (*TABLES, "model.encoder", "model.core", "model.head")  # what must be a table itself
 FLAT: dict[str, Any] = {"store": None, "wipe": False, "integrate": []}
@@ -217,7 +218,10 @@ def resolve(
     merged = merge(base, given)
     merged["model"]["core"]["kind"] = kind
     merged["task"] = found.spec.json_data()
+    init = merged.pop("init", None)
     spec = RunSpec.parse(merged, "settings")
+    if init:
+        spec = initial.begun_from(spec, init)
     return Resolved(spec, name_of(spec.model.core.json_data()), found)
 
 

@@ -10,17 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import backends
-from backends.contract import Backend, Compiled, NumpyArray, Population
-from cli import environment
+from backends.contract import Backend, Compiled, Population
+from cli import environment, initial
 from cli.opening import check_form
 from cli.resolve import Resolved
 from cli.screen import Screen
 from cli.signals import StopFlag
-from fwcore import estimate, model
+from fwcore import estimate
 from fwcore.batches import BatchOrder
 from fwcore.errors import BackendError, FileError, FwtError
 from fwcore.frozen import changes
-from fwcore.params import initialise
 from fwcore.paths import quote, show
 from fwcore.ranks import SINGLE, Ranks, check_together, is_first
 from fwcore.runs import RunFolder, default_path
@@ -128,12 +127,6 @@ def splits(job: Job) -> Data:
     return data
 
 
-def first_weights(spec: RunSpec) -> dict[str, NumpyArray]:
-    """The weights that the run's seed begins with."""
-    dtype = "float64" if spec.train.dtype == "float64" else "float32"
-    return initialise(model.parameters(spec.model), spec.train.seed, dtype)
-
-
 def session_facts(
     job: Job, backend: Backend, made: Compiled | Population, ranks: Ranks = SINGLE
 ) -> dict[str, Any]:
@@ -150,6 +143,7 @@ def session_facts(
         "published_pct": published(job),
         "processes": ranks.count,
         **({"changed": changed} if changed else {}),
+        **({"init": job.spec.init.json_data()} if job.spec.init else {}),
     }
 
 
@@ -178,9 +172,11 @@ def ready(job: Job, place: Place) -> Ready:
     """Backend, model and data of a run; see `trainer` and `splits` for what is refused."""
     backend = trainer(job.spec, place, job.task)
     data = splits(job)
+    begun = job.folder is not None and job.folder.latest() is not None
+    spec = job.spec.model_copy(update={"init": None}) if begun else job.spec  # its own are read
     made = backend.compile(
         job.spec.model,
-        first_weights(job.spec),
+        initial.first_weights(spec),
         device=place.device,
         dtype=job.spec.train.dtype,
         memory=place.memory,

@@ -36,6 +36,8 @@ SPEC_FLAGS = {
     "eval_every": "report.eval_every",
     "save_every": "report.save_every",
     "keep": "report.keep",
+    "init_from": "init.path",
+    "init_layout": "init.layout",
 }
 
 # options whose variables say what a new run is, and nothing to one that goes on
@@ -86,6 +88,17 @@ def train(
         str | None, flag("--dataset", "auto, mnist, mnist-subset, ...; see fwt list.", "Task")
     ] = None,
     data_dir: options.DataDir = None,
+    init_from: Annotated[
+        str | None,
+        flag(
+            "--init-from",
+            "Begin with the weights of a run, checkpoint, .safetensors, .npz or .pt file.",
+            "Training",
+        ),
+    ] = None,
+    init_layout: Annotated[
+        str | None, flag("--init-layout", "Layout of such a file: torch, mlx or fwt.", "Training")
+    ] = None,
     epochs: Annotated[
         float | None,
         flag("--epochs", "Passes over the data, in all (--resume: longer).", "Training"),
@@ -201,6 +214,11 @@ def train(
     if resume is not None:
         if out is not None:
             raise ConfigError(f"--out: a resumed run stays in its folder, got out={out}")
+        if (source := flags.get("init", {}).get("path")) is not None:
+            raise ConfigError(
+                "--init-from: expected a new run, got --resume beside it, whose weights are its "
+                f"last checkpoint's, and init-from={source}; leave one of the two out"
+            )
         asked = merge(settings, flags)
         if task is not None:
             asked = merge(asked, {"task": {"kind": task}})

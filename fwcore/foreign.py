@@ -27,7 +27,7 @@ Reader = Callable[[Path], dict[str, Array]]
 
 def load(
     source: Path,
-    spec_file: Path | None = None,
+    spec: Path | RunSpec | None = None,
     layout: str | None = None,
     read_pt: Reader | None = None,
 ) -> Checkpoint:
@@ -35,7 +35,7 @@ def load(
 
     Args:
         source: a run, a checkpoint folder, or a `.safetensors`, `.npz` or `.pt` file.
-        spec_file: the run's `spec.json`, for a file without one in its metadata.
+        spec: the run, or its `spec.json`, for a file without one in its metadata.
         layout: `torch`, `mlx` or `fwt`, for a file that does not say it.
         read_pt: reads a `.pt` file; it needs PyTorch, which this package does not import.
 
@@ -62,16 +62,19 @@ def load(
     if layout == "fwt" and folder:
         return checkpoint.read(source)
     if layout is None:
-        raise ConfigError(f"{source}: which layout is it? give --from torch, mlx or fwt")
+        raise ConfigError(
+            f"{source}: which layout is it? give --from torch, mlx or fwt "
+            "(fwt train: --init-layout)"
+        )
     _known(layout, str(source))
-    spec = _spec(spec_file, metadata, path)
-    table, kind = model.parameters(spec.model), spec.model.core.kind
+    run = _spec(spec, metadata, path)
+    table, kind = model.parameters(run.model), run.model.core.kind
     found = layouts.restore(table, kind, arrays, layout)
     _refuse(params.mismatches(table, found), path)
     moments, progress = None, Progress()
     if state is not None:
         moments, progress = _moments(source, state, layout), state.progress
-    return Checkpoint(spec, found, moments, progress, source)
+    return Checkpoint(run, found, moments, progress, source)
 
 
 def _moments(folder: Path, state: State, layout: str) -> dict[str, Array] | None:
@@ -127,13 +130,15 @@ def _known(layout: str, where: str) -> None:
         raise ConfigError(f"{where}: unknown layout {layout!r} ({known})")
 
 
-def _spec(spec_file: Path | None, metadata: dict[str, str], path: Path) -> RunSpec:
-    if spec_file is None:
+def _spec(given: Path | RunSpec | None, metadata: dict[str, str], path: Path) -> RunSpec:
+    if given is None:
         return checkpoint.spec_from(metadata, path)
+    if isinstance(given, RunSpec):
+        return given
     try:
-        return RunSpec.parse(files.from_json(files.text(spec_file)), str(spec_file))
+        return RunSpec.parse(files.from_json(files.text(given)), str(given))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{spec_file}: cannot be read: {error}") from error
+        raise CheckpointError(f"{given}: cannot be read: {error}") from error
 
 
 def _read(path: Path, read_pt: Reader | None) -> tuple[dict[str, Array], dict[str, str]]:

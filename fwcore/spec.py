@@ -160,6 +160,20 @@ class ReportSpec(Frozen):
     keep: PositiveInt = 2
 
 
+class InitSpec(Frozen):
+    """The checkpoint whose weights a run begins with; its moments and step do not matter.
+
+    Attributes:
+        path: the checkpoint folder or file; where it lies is no part of what the run is.
+        layout: `torch`, `mlx` or `fwt`, of a file that does not say it; None reads what it says.
+        sha256: of the file of weights, hexadecimal.
+    """
+
+    path: Annotated[str, Field(min_length=1)]
+    layout: Literal["fwt", "torch", "mlx"] | None = None
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
 class RunSpec(Frozen):
     """All of a run: two equal specs on one backend and device give equal runs.
 
@@ -168,7 +182,10 @@ class RunSpec(Frozen):
         recipe: the recipe the spec began from, "" for none; a name only.
         task: the task's options, `kind` first among them; the task's module checks them.
         model, train, report: see their classes.
+        init: the checkpoint it begins with; None draws the weights from the seed.
     """
+
+    omit_default: ClassVar[frozenset[str]] = frozenset({"init"})
 
     format_version: Literal[1] = 1
     recipe: str = ""
@@ -176,9 +193,16 @@ class RunSpec(Frozen):
     model: ModelSpec
     train: TrainSpec
     report: ReportSpec = ReportSpec()
+    init: InitSpec | None = None
 
     def run_digest(self) -> str:
-        """8 hex digits that name what is learned: task, model and training without the seed."""
+        """8 hex digits that name what is learned: task, model, training without the seed, weights.
+
+        The weights are those of `init`, by their own digest.
+        """
         data = self.json_data()
         del data["train"]["seed"]
-        return digest_of({key: data[key] for key in ("task", "model", "train")})
+        named = {key: data[key] for key in ("task", "model", "train")}
+        if self.init is not None:
+            named["init"] = self.init.sha256
+        return digest_of(named)

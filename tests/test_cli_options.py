@@ -22,6 +22,8 @@ from tests.cli_tools import ROOT, TINY, clean_environment, fwt, good, refused
 RETRIEVAL = ("--task", "retrieval")
 DIGITS = ("--task", "mnist-glimpse", "--dataset", "mnist-subset")
 
+SHIPPED = ROOT / "checkpoints" / "retrieval-fast-weights-r20"
+
 # flag -> (a value that is not the default, the arguments where the flag applies)
 SAMPLES: dict[str, tuple[Any, tuple[str, ...]]] = {
     "pairs": (7, RETRIEVAL),
@@ -49,6 +51,8 @@ SAMPLES: dict[str, tuple[Any, tuple[str, ...]]] = {
     "eval_every": (12, RETRIEVAL),
     "save_every": (13, RETRIEVAL),
     "keep": (4, RETRIEVAL),
+    "init_from": (str(SHIPPED), RETRIEVAL),
+    "init_layout": ("fwt", (*RETRIEVAL, "--init-from", str(SHIPPED))),
 }
 LAYERS = ("flag", "variable", "config", "set")
 
@@ -64,9 +68,10 @@ def resolved(*arguments: object) -> dict[str, Any]:
 
 
 def at(spec: dict[str, Any], path: str) -> Any:
-    for part in path.split("."):
-        spec = spec[part]
-    return spec
+    *tables, key = path.split(".")
+    for table in tables:
+        spec = spec.get(table, {})  # that of first weights is there if they are of a checkpoint
+    return spec.get(key)
 
 
 def toml(path: str, value: Any) -> str:

@@ -128,6 +128,13 @@ RUNS = st.fixed_dictionaries(
     },
     optional={
         "recipe": st.text(max_size=9),
+        "init": st.fixed_dictionaries(
+            {
+                "path": st.text(st.characters(codec="utf-8"), min_size=1, max_size=9),
+                "sha256": st.text("0123456789abcdef", min_size=64, max_size=64),
+            },
+            optional={"layout": st.sampled_from(["fwt", "torch", "mlx"])},
+        ),
         "format_version": st.just(1),
         "report": st.fixed_dictionaries(
             {},

@@ -86,7 +86,7 @@ def test_a_grid_is_the_product_of_its_axes(tmp_path):
 
 
 def test_the_number_of_parameters_is_that_of_the_weights(tmp_path):
-    from cli.running import first_weights
+    from cli.initial import first_weights
 
     found = planned(tmp_path, '[axes]\nmodel = ["lstm", "gru"]\nsize = [4]\n')
     for group, spec in zip(found["groups"], found["specs"], strict=True):
@@ -94,7 +94,9 @@ def test_the_number_of_parameters_is_that_of_the_weights(tmp_path):
         assert group["parameters"] == sum(array.size for array in weights.values())
 
 
-@pytest.mark.parametrize("name", sorted({*SPEC_FLAGS} - {"seeds", "dataset", "policy"}))
+@pytest.mark.parametrize(
+    "name", sorted({*SPEC_FLAGS} - {"seeds", "dataset", "policy", "init_layout"})
+)
 def test_every_flag_of_train_is_a_name_of_base(name, tmp_path):
     path, (value, _) = SPEC_FLAGS[name], SAMPLES[name]
     text = f'"{value}"' if isinstance(value, str) else value
