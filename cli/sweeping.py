@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from cli.train import SPEC_FLAGS
 from fwcore import checkpoint, locks
 from fwcore.errors import BackendError, CheckFailed, ConfigError, DivergedError
 from fwcore.frozen import differences
-from fwcore.paths import show
+from fwcore.paths import quote, show
 from fwcore.runs import default_path
 from fwcore.spec import RunSpec
 from sweeps import plan as plans
@@ -175,7 +174,7 @@ class Sweep:
                 words += [f"--{flags[path].replace('_', '-')}", str(value)]
             else:
                 words += ["--set", f"{path}={json.dumps(value)}"]
-        return shlex.join(words)
+        return " ".join(map(quote, words))
 
 
 def _seeds(text: str) -> list[int]:

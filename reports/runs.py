@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tasks
 from figures.curves import Run, flat
 from fwcore import model, params
+from fwcore.paths import quote
 from fwcore.runs import RunFolder
 from fwcore.spec import RunSpec
 from tasks.base import Task
@@ -137,4 +137,4 @@ def _session(found: Mapping[str, Any]) -> dict[str, Any]:
     """A session with its arguments as the command they were."""
     words = [str(word) for word in found.get("argv") or []]
     rest = {key: value for key, value in found.items() if key != "argv"}
-    return {"command": shlex.join(["fwt", *words]), **rest}
+    return {"command": " ".join(map(quote, ["fwt", *words])), **rest}

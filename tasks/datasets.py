@@ -28,6 +28,7 @@ import numpy as np
 import platformdirs
 
 from fwcore import files
+from fwcore.durable import rename
 from fwcore.errors import ConfigError, DataError, nearest
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -527,8 +528,8 @@ def _fetch_into(source: Source, root: Path) -> None:
         _keep_idx_files(partial / source.folder)
         top = Path(source.folder).parts[0]
         if (root / top).exists():  # incomplete, or the caller would not fetch it
-            (root / top).rename(partial / "replaced")
-        (partial / top).rename(root / top)
+            rename(root / top, partial / "replaced")
+        rename(partial / top, root / top)
 
 
 def _keep_idx_files(folder: Path) -> None:

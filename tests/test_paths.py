@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 import shlex
 import subprocess
@@ -212,16 +213,19 @@ def test_the_commands_that_are_printed_can_be_pasted(tmp_path):
     assert shlex.split(line)[1:4] == ["fwt", "eval", str(run)]
 
 
-def test_a_name_that_is_no_utf8_gets_into_json_and_pages(tmp_path):
+def test_a_name_that_is_no_utf8_gets_into_json_and_pages(tmp_path, monkeypatch):
     need("torch")
     run, page = tmp_path / CAFE, tmp_path / f"{CAFE}.html"
+    monkeypatch.setattr(sys, "argv", ["fwt", "train", "--out", str(run)])  # as run.json has it
     done = good("train", *TINY, "--backend", "torch", "--out", run, "--json")
     assert done.json["run"] == str(run)
     done.out.encode("ascii")
     assert str(run) in good("eval", run, "--backend", "numpy", "--json").json["checkpoint"]
     done = good("report", run, "-o", page)
     done.out.encode("utf-8")
-    assert "caf\\udce9" in page.read_text(encoding="utf-8")
+    text = html.unescape(page.read_text(encoding="utf-8"))
+    assert "caf\\udce9" in text  # the run
+    assert f"--out $'{tmp_path}/caf\\351'" in text  # the command that made it
     for words in (("train", "--resume", run), ("plot", run, "-o", tmp_path / f"{CAFE}.svg")):
         good(*words).out.encode("utf-8")
     good("convert", run, tmp_path / f"{CAFE}-torch", "--to", "torch").out.encode("utf-8")
