@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO ?= runs/demo
 
-.PHONY: demo test test-lowest test-newest reproduce search bench docs figures fuzz ranks torture drift lint check clean
+.PHONY: demo test test-lowest test-newest reproduce search bench docs figures fuzz misuse ranks torture drift lint check clean
 
 $(READY): pyproject.toml setup.py backends/torch/fused/kernel.cpp backends/torch/convnet.cpp backends/torch/alstm.cpp
 	$(PYTHON) -m venv $(VENV)
@@ -63,6 +63,10 @@ figures: $(READY)
 # .venv/bin/python -m tools.fuzz --reader NAME --case N
 fuzz: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tools.fuzz --cases 100000 --seed 0 --out benchmarks/results/fuzz.json
+
+# A thousand wrong calls of every entry point of every backend, some 10 minutes.
+misuse: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tools.misuse --calls 1000 --seed 0 --out benchmarks/results/misuse.json
 
 # float32 beside float64 over 4,096 time steps: the table in docs/reliability.md, some 3 minutes.
 drift: $(READY)

@@ -89,6 +89,11 @@ def encoder_outputs(spec: EncoderSpec) -> int:
     return spec.features if isinstance(spec, IdentitySpec) else spec.size
 
 
+def encoder_symbols(spec: EncoderSpec) -> int:
+    """How many symbols the encoder knows; 0 for one that takes numbers."""
+    return spec.symbols if isinstance(spec, EmbeddingSpec | OneHotSpec) else 0
+
+
 def encoder_parameters(spec: EncoderSpec) -> list[Param]:
     """`encoder.weight` (and `encoder.bias`); the embedding is uniform with variance 1."""
     if isinstance(spec, EmbeddingSpec):

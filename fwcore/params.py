@@ -101,7 +101,9 @@ def mismatches(table: Sequence[Param], arrays: Mapping[str, Array]) -> list[str]
         if name not in arrays:
             continue
         got = arrays[name]
-        if got.shape != param.shape:
+        if not isinstance(got, np.ndarray):
+            faults.append(f"{name!r} is of type {type(got).__name__}, expected a NumPy array")
+        elif got.shape != param.shape:
             turned = got.shape == param.shape[::-1] or sorted(got.shape) == sorted(param.shape)
             hint = " (transposed?)" if turned and len(param.shape) > 1 else ""
             faults.append(f"{name!r} has shape {got.shape}, expected {param.shape}{hint}")

@@ -18,6 +18,7 @@ from fwcore import batches, layers, params
 from fwcore.batches import BatchOrder, Dropout, Split
 from fwcore.checkpoint import Best
 from fwcore.errors import CheckpointError, ConfigError, DivergedError, Interrupted
+from fwcore.inputs import OWN
 from fwcore.lockstep import Alone, Lockstep, Trainable
 from fwcore.params import Param
 from fwcore.paths import quote
@@ -34,8 +35,8 @@ T = TypeVar("T")
 EVALUATION_BATCH = 1000  # examples at once; bounds memory, does not change the result
 
 
-def check_fit(table: Sequence[Param], arrays: Mapping[str, Array], where: str) -> None:
-    """Refuse arrays that are not exactly those of a parameter table.
+def check_fit(table: Sequence[Param], arrays: Mapping[str, Array], where: str) -> dict[str, Array]:
+    """Arrays that are exactly those of a parameter table, contiguous.
 
     Raises:
         CheckpointError: naming every missing, extra, mis-shaped or mis-typed array.
@@ -43,6 +44,7 @@ def check_fit(table: Sequence[Param], arrays: Mapping[str, Array], where: str) -
     faults = params.mismatches(table, arrays)
     if faults:
         raise CheckpointError(f"{where}: weights do not fit the model: {'; '.join(faults)}")
+    return {name: np.require(array, requirements=OWN) for name, array in arrays.items()}
 
 
 def as_parameters(

@@ -140,7 +140,7 @@ SOME = (
     "fast-slow-final-identity-S3-wipe",
     "fast-sum-preliminary-boundary-S0-integrate",
     "fast-both-preliminary-preliminary-S3-integrate-bias",
-    "fast-sum-final-boundary-S3-levels-bias",
+    "fast-sum-final-boundary-S1-flat-bias",
     *PLAIN,
 )
 

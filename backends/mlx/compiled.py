@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -20,6 +21,16 @@ from fwcore.batches import Dropout, Split
 from fwcore.cells.base import Weights
 from fwcore.flow import moved
 from fwcore.fused import choose
+from fwcore.inputs import (
+    check_batch,
+    check_core_inputs,
+    check_inputs,
+    check_moments,
+    check_pull,
+    check_rows,
+    check_split,
+    check_state,
+)
 from fwcore.layouts import permute_in, permute_out
 from fwcore.ops import NumpyArray
 from fwcore.params import Param
@@ -29,6 +40,25 @@ from fwcore.trace import Trace, trace
 from fwcore.train import check_fit
 
 Step = Callable[..., mx.array]
+
+
+@contextmanager
+def restored(device: mx.Device, *trees: Any) -> Iterator[None]:
+    """On a device; an error inside leaves nested dicts of arrays as they were.
+
+    While MLX traces a function, what the function has captured holds arrays without values; an
+    error in the middle would leave them there.
+    """
+    before = [utils.tree_flatten(tree) for tree in trees]
+    try:
+        with mx.stream(device):
+            yield
+    except BaseException:
+        for tree, flat in zip(trees, before, strict=True):
+            for name, array in flat:
+                *path, leaf = name.split(".")
+                _leaf(tree, ".".join(path))[leaf] = array
+        raise
 
 
 class Stream(model.Stream):
@@ -84,16 +114,19 @@ class MlxCompiled:
 
     def forward(self, inputs: NumpyArray) -> NumpyArray:
         """See `Compiled.forward`."""
-        with mx.stream(self._device):
-            return _numpy(self._forward(self._array(inputs)))
+        given = check_inputs(self.spec, inputs)
+        with restored(self._device, self.module):
+            return _numpy(self._forward(self._array(given)))
 
     def states(
         self, x: NumpyArray, given: Mapping[str, NumpyArray] | None = None, first: int = 0
     ) -> tuple[NumpyArray, dict[str, NumpyArray]]:
         """See `Compiled.states`."""
+        x = check_core_inputs(self.spec, x, first)
+        checked = check_state(self.spec, given, len(x))
         chosen = model.memory_plan(self.spec, self._memory, x.shape[0], x.shape[1])
         with mx.stream(self._device):
-            start = {name: self._array(array) for name, array in (given or {}).items()}
+            start = {name: self._array(array) for name, array in checked.items()}
             run = fused.unroll if self._memory == "fused" else model.unroll
             outputs, state = run(
                 self._ops, self.spec, self.module.weights(), self._array(x), chosen, start, first
@@ -103,13 +136,15 @@ class MlxCompiled:
 
     def trace(self, inputs: NumpyArray) -> Trace:
         """See `Compiled.trace`."""
+        inputs = check_inputs(self.spec, inputs)
         with mx.stream(self._device):
             weights = self.module.weights()
             return trace(self._ops, self.spec, weights, self._array(inputs), _numpy)
 
     def stream(self, batch: int) -> Stream:
         """See `Compiled.stream`; steps are lazy as all of MLX is, `mx.eval` awaits them."""
-        return Stream(self._ops, self.spec, self.module.weights(), batch, self._device)
+        weights = self.module.weights()
+        return Stream(self._ops, self.spec, weights, check_batch(batch), self._device)
 
     def _loss(
         self,
@@ -126,13 +161,20 @@ class MlxCompiled:
         wrong = mx.sum(mx.argmax(scores, axis=-1) != targets)
         return loss, wrong
 
+    def _examples(self, inputs: NumpyArray, targets: NumpyArray) -> tuple[mx.array, mx.array]:
+        """Inputs and targets of a batch, checked, on the device."""
+        split = check_split(self.spec, Split(inputs, targets))
+        with mx.stream(self._device):
+            return self._array(split.inputs), self._array(split.targets)
+
     def gradients(
         self, inputs: NumpyArray, targets: NumpyArray
     ) -> tuple[float, dict[str, NumpyArray]]:
         """See `Compiled.gradients`."""
-        with mx.stream(self._device):
+        examples = self._examples(inputs, targets)
+        with restored(self._device, self.module):
             measure = nn.value_and_grad(self.module, partial(self._loss, self.module))
-            (loss, _), found = measure(self._array(inputs), self._array(targets))
+            (loss, _), found = measure(*examples)
             return float(_numpy(loss)), self._canonical(found)
 
     def _canonical(self, tree: Any) -> dict[str, NumpyArray]:
@@ -144,6 +186,8 @@ class MlxCompiled:
 
     def pulled(self, inputs: NumpyArray, outputs: NumpyArray, scores: NumpyArray) -> NumpyArray:
         """See `Compiled.pulled`."""
+        inputs = check_inputs(self.spec, inputs)
+        outputs, scores = check_pull(self.spec, inputs, outputs, scores)
         with mx.stream(self._device):
             weights, given = self.module.weights(), self._array(inputs)
 
@@ -157,6 +201,7 @@ class MlxCompiled:
 
     def begin_training(self, train: TrainSpec, data: Split, ranks: Ranks = SINGLE) -> None:
         """See `Trainable.begin_training`. The optimiser is set up before tracing, so one trace."""
+        examples = self._examples(data.inputs, data.targets)
         with mx.stream(self._device):
             self._optimizer = Adam(
                 learning_rate=self._rate(train.lr),
@@ -166,7 +211,7 @@ class MlxCompiled:
             )
             self._optimizer.init(self.module.trainable_parameters())
             self._step = self._traced_step(train, self._optimizer, ranks)
-            self._data = self._array(data.inputs), self._array(data.targets)
+            self._data = examples
             mx.eval(self._data)
 
     def _traced_step(self, train: TrainSpec, optimizer: Adam, ranks: Ranks) -> Step:
@@ -219,7 +264,8 @@ class MlxCompiled:
         optimizer, step, data = self._adam(), self._step, self._data
         if step is None or data is None:
             raise RuntimeError("begin_training was not called")
-        with mx.stream(self._device):
+        rows = check_rows(rows, len(data[1]))
+        with restored(self._device, self.module, optimizer.state):
             masks = [None if m is None else self._array(m) for m in dropout or (None, None)]
             chosen = mx.array(rows)
             inputs, targets = (array[chosen] for array in data)
@@ -233,8 +279,9 @@ class MlxCompiled:
 
     def evaluate(self, inputs: NumpyArray, targets: NumpyArray) -> tuple[float, int]:
         """See `Trainable.evaluate`."""
-        with mx.stream(self._device):
-            loss, wrong = self._measure(self._array(inputs), self._array(targets))
+        examples = self._examples(inputs, targets)
+        with restored(self._device, self.module):
+            loss, wrong = self._measure(*examples)
             return float(_numpy(loss)) * len(targets), int(_numpy(wrong))
 
     def parameters(self) -> dict[str, NumpyArray]:
@@ -244,7 +291,7 @@ class MlxCompiled:
 
     def load_parameters(self, params: Mapping[str, NumpyArray]) -> None:
         """See `Trainable.load_parameters`."""
-        check_fit(list(self._table.values()), params, f"{self.backend} model")
+        params = check_fit(list(self._table.values()), params, f"{self.backend} model")
         with mx.stream(self._device):
             native = self._native(params)
             kinds = {name: self.module.find(name).dtype for name in native}
@@ -265,6 +312,7 @@ class MlxCompiled:
     def load_optimizer_state(self, moments: Mapping[str, NumpyArray], step: int) -> None:
         """See `Trainable.load_optimizer_state`."""
         state = self._adam().state
+        moments = check_moments(list(self._table.values()), moments, f"{self.backend} model")
         with mx.stream(self._device):
             state["step"] = mx.array(step, dtype=mx.uint64)
             for name, param in self._table.items():
@@ -289,8 +337,8 @@ class MlxCompiled:
 
 
 def _leaf(tree: Any, name: str) -> Any:
-    """The entry of a nested dict under a dotted name."""
-    for part in name.split("."):
+    """The entry of a nested dict under a dotted name; the dict itself under no name."""
+    for part in name.split(".") if name else ():
         tree = tree[part]
     return tree
 

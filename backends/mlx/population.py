@@ -10,10 +10,12 @@ import numpy as np
 
 from backends.contract import Backend
 from backends.mlx.adam import Adam
+from backends.mlx.compiled import restored
 from backends.mlx.module import canonical
 from fwcore import model
 from fwcore.batches import Dropout, Split
 from fwcore.fused import choose
+from fwcore.inputs import check_moments, check_rows, check_split
 from fwcore.layouts import permute_in, permute_out
 from fwcore.ops import NumpyArray
 from fwcore.population import Member, Rows, own_rates
@@ -99,7 +101,7 @@ class MlxPopulation:
 
     def begin_training(self, trains: Sequence[TrainSpec], data: Split) -> None:
         """See `Lockstep.begin_training`. The optimiser is set up before tracing, so one trace."""
-        train = trains[0]
+        train, examples = trains[0], self._examples(data.inputs, data.targets)
         with mx.stream(self._device):
             weights = self._state["weights"]
             column = mx.zeros((len(self.members), 1), dtype=self._kind)
@@ -112,7 +114,7 @@ class MlxPopulation:
             self._optimizer.init({"weights": weights})
             self._optimizer.state["step"] = column.astype(mx.uint64)  # each member's own
             self._step = self._traced_step(train, self._optimizer)
-            self._data = self._array(data.inputs), self._array(data.targets)
+            self._data = examples
             mx.eval(self._data, self._optimizer.state)
 
     def _traced_step(self, train: TrainSpec, optimizer: Adam) -> Step:
@@ -144,6 +146,12 @@ class MlxPopulation:
         traced: Step = mx.compile(step, inputs=state, outputs=state)
         return traced
 
+    def _examples(self, inputs: NumpyArray, targets: NumpyArray) -> tuple[mx.array, mx.array]:
+        """Inputs and targets of a batch, checked, on the device."""
+        split = check_split(self.specs[0], Split(inputs, targets))
+        with mx.stream(self._device):
+            return self._array(split.inputs), self._array(split.targets)
+
     def _adam(self) -> Adam:
         if self._optimizer is None:
             raise RuntimeError("begin_training was not called")
@@ -154,7 +162,8 @@ class MlxPopulation:
         optimizer, step, data = self._adam(), self._step, self._data
         if step is None or data is None:
             raise RuntimeError("begin_training was not called")
-        with mx.stream(self._device):
+        rows = check_rows(rows, len(data[1]), len(self.members))
+        with restored(self._device, self._state, optimizer.state):
             given = {} if dropout is None else dropout._asdict()
             masks = {name: self._array(m) for name, m in given.items() if m is not None}
             chosen = mx.array(rows)
@@ -175,8 +184,9 @@ class MlxPopulation:
 
     def evaluate(self, inputs: NumpyArray, targets: NumpyArray) -> NumpyArray:
         """See `Lockstep.evaluate`."""
-        with mx.stream(self._device):
-            found = np.array(self._measure(self._array(inputs), self._array(targets)))
+        examples = self._examples(inputs, targets)
+        with restored(self._device, self._state):
+            found = np.array(self._measure(*examples))
             return found.astype(np.float64) * [len(targets), 1]
 
     def _unpacked(self, rows: mx.array, member: int) -> dict[str, NumpyArray]:
@@ -197,7 +207,7 @@ class MlxPopulation:
 
     def load_parameters(self, member: int, params: Mapping[str, NumpyArray]) -> None:
         """See `Trainable.load_parameters`."""
-        check_fit(self._table, params, f"member {member} of the {self.backend} population")
+        params = check_fit(self._table, params, f"member {member} of the {self.backend} population")
         with mx.stream(self._device):
             self._state["weights"] = self._replaced(self._state["weights"], member, params)
             mx.eval(self._state)
@@ -213,6 +223,9 @@ class MlxPopulation:
     ) -> None:
         """See `Trainable.load_optimizer_state`."""
         state = self._adam().state
+        moments = check_moments(
+            self._table, moments, f"member {member} of the {self.backend} population"
+        )
         with mx.stream(self._device):
             steps = np.array(state["step"])
             steps[member] = step

@@ -13,6 +13,13 @@ from fwcore import model
 from fwcore.batches import Dropout, Split
 from fwcore.errors import BackendError
 from fwcore.fused import choose
+from fwcore.inputs import (
+    check_batch,
+    check_core_inputs,
+    check_inputs,
+    check_state,
+    check_targets,
+)
 from fwcore.ops import NumpyArray
 from fwcore.ranks import SINGLE, Ranks
 from fwcore.spec import ModelSpec, TrainSpec
@@ -34,7 +41,8 @@ class NumpyCompiled:
         self.module = Network(spec, params, ops, memory)
 
     def _input(self, inputs: NumpyArray) -> NumpyArray:
-        return inputs.astype(np.float64) if inputs.dtype.kind == "f" else inputs
+        checked = check_inputs(self.spec, inputs)
+        return checked.astype(np.float64) if checked.dtype.kind == "f" else checked
 
     def forward(self, inputs: NumpyArray) -> NumpyArray:
         """See `Compiled.forward`."""
@@ -44,10 +52,10 @@ class NumpyCompiled:
         self, x: NumpyArray, given: Mapping[str, NumpyArray] | None = None, first: int = 0
     ) -> tuple[NumpyArray, dict[str, NumpyArray]]:
         """See `Compiled.states`."""
+        x = check_core_inputs(self.spec, x, first).astype(np.float64)
+        start = check_state(self.spec, given, len(x))
         chosen = model.memory_plan(self.spec, self._memory, x.shape[0], x.shape[1])
-        outputs, state = model.unroll(
-            self._ops, self.spec, self.module, self._input(x), chosen, given, first
-        )
+        outputs, state = model.unroll(self._ops, self.spec, self.module, x, chosen, start, first)
         return np.stack(outputs, 1), dict(state.named())
 
     def trace(self, inputs: NumpyArray) -> Trace:
@@ -56,11 +64,12 @@ class NumpyCompiled:
 
     def stream(self, batch: int) -> model.Stream:
         """See `Compiled.stream`."""
-        return model.Stream(self._ops, self.spec, self.module, batch)
+        return model.Stream(self._ops, self.spec, self.module, check_batch(batch))
 
     def evaluate(self, inputs: NumpyArray, targets: NumpyArray) -> tuple[float, int]:
         """See `Trainable.evaluate`."""
         scores = self.forward(inputs)
+        targets = check_targets(self.spec, targets, len(scores))
         losses = model.cross_entropy(self._ops, scores, targets)
         return float(losses.sum()), int((scores.argmax(-1) != targets).sum())
 
@@ -70,7 +79,7 @@ class NumpyCompiled:
 
     def load_parameters(self, params: Mapping[str, NumpyArray]) -> None:
         """See `Trainable.load_parameters`."""
-        check_fit(model.parameters(self.spec), params, f"{self.backend} model")
+        params = check_fit(model.parameters(self.spec), params, f"{self.backend} model")
         self.module.update({name: np.asarray(a, np.float64) for name, a in params.items()})
 
     def describe(self, batch: int, steps: int) -> dict[str, Any]:

@@ -24,6 +24,16 @@ from fwcore.batches import Dropout, Split
 from fwcore.cells import fast_weights
 from fwcore.flow import moved
 from fwcore.fused import choose
+from fwcore.inputs import (
+    check_batch,
+    check_core_inputs,
+    check_inputs,
+    check_moments,
+    check_pull,
+    check_rows,
+    check_split,
+    check_state,
+)
 from fwcore.layouts import permute_in
 from fwcore.ops import NumpyArray
 from fwcore.params import Param
@@ -59,13 +69,15 @@ class TorchCompiled:
     def forward(self, inputs: NumpyArray) -> NumpyArray:
         """See `Compiled.forward`."""
         with torch.no_grad():
-            return _numpy(self.module(self._tensor(inputs)))
+            return _numpy(self.module(self._tensor(check_inputs(self.spec, inputs))))
 
     def states(
         self, x: NumpyArray, given: Mapping[str, NumpyArray] | None = None, first: int = 0
     ) -> tuple[NumpyArray, dict[str, NumpyArray]]:
         """See `Compiled.states`."""
-        start = {name: self._tensor(array) for name, array in (given or {}).items()}
+        x = check_core_inputs(self.spec, x, first)
+        checked = check_state(self.spec, given, len(x))
+        start = {name: self._tensor(array) for name, array in checked.items()}
         form = "auto" if self._memory == "fused" and start else self._memory
         chosen = model.memory_plan(self.spec, form, x.shape[0], x.shape[1])
         run = time_loop(self.spec.core, self._ops, form)
@@ -80,10 +92,12 @@ class TorchCompiled:
         """See `Compiled.trace`."""
         with torch.no_grad():
             weights = self.module.weights()
-            return trace(self._ops, self.spec, weights, self._tensor(inputs), _numpy)
+            given = self._tensor(check_inputs(self.spec, inputs))
+            return trace(self._ops, self.spec, weights, given, _numpy)
 
     def stream(self, batch: int) -> Stream:
         """See `Compiled.stream`."""
+        batch = check_batch(batch)
         weights = {name: value.detach() for name, value in self.module.weights().items()}
         core = self.spec.core
         if self._memory == "fused" and self._ops.device.type == "cpu":
@@ -108,17 +122,24 @@ class TorchCompiled:
         wrong = (scores.argmax(-1) != targets).sum()
         return loss, wrong
 
+    def _examples(self, inputs: NumpyArray, targets: NumpyArray) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of a batch, checked, on the device."""
+        split = check_split(self.spec, Split(inputs, targets))
+        return self._tensor(split.inputs), self._tensor(split.targets)
+
     def gradients(
         self, inputs: NumpyArray, targets: NumpyArray
     ) -> tuple[float, dict[str, NumpyArray]]:
         """See `Compiled.gradients`."""
-        loss, _ = self._loss(self._tensor(inputs), self._tensor(targets))
+        loss, _ = self._loss(*self._examples(inputs, targets))
         named = dict(self.module.named_parameters())
         found = torch.autograd.grad(loss, list(named.values()), materialize_grads=True)
         return loss.item(), {n: _numpy(part) for n, part in zip(named, found, strict=True)}
 
     def pulled(self, inputs: NumpyArray, outputs: NumpyArray, scores: NumpyArray) -> NumpyArray:
         """See `Compiled.pulled`."""
+        inputs = check_inputs(self.spec, inputs)
+        outputs, scores = check_pull(self.spec, inputs, outputs, scores)
         deltas = [self._tensor(np.zeros_like(part)).requires_grad_() for part in outputs]
         weights = {name: value.detach() for name, value in self.module.weights().items()}
         found, shown = moved(self._ops, self.spec, weights, self._tensor(inputs), deltas)
@@ -131,6 +152,7 @@ class TorchCompiled:
         On several ranks `DistributedDataParallel` averages the gradients, and a CUDA card runs
         the step kernel by kernel: its graph would have to hold the other ranks' part too.
         """
+        examples = self._examples(data.inputs, data.targets)
         if ranks.count > 1:
             # static_graph: a weight that no loss reaches (W_int of one level) is not waited for
             self._spread = DistributedDataParallel(self.module, static_graph=True)
@@ -155,7 +177,7 @@ class TorchCompiled:
             recorder = CudaRecorder(self._ops.device)
             self._graph = StepGraph(self._optimizer, self._update, recorder)
         self._clip = train.clip
-        self._data = self._tensor(data.inputs), self._tensor(data.targets)
+        self._data = examples
 
     def _adam(self) -> Adam:
         if self._optimizer is None:
@@ -169,6 +191,7 @@ class TorchCompiled:
 
     def train_step(self, rows: NumpyArray, lr: float, dropout: Dropout | None) -> Tensor:
         """See `Trainable.train_step`."""
+        rows = check_rows(rows, len(self._split()[1]))
         if self._graph is not None:
             return self._graph(rows, lr, dropout)
         for group in self._adam().param_groups:
@@ -207,7 +230,7 @@ class TorchCompiled:
     def evaluate(self, inputs: NumpyArray, targets: NumpyArray) -> tuple[float, int]:
         """See `Trainable.evaluate`."""
         with torch.no_grad():
-            loss, wrong = self._loss(self._tensor(inputs), self._tensor(targets))
+            loss, wrong = self._loss(*self._examples(inputs, targets))
             return loss.item() * len(targets), int(wrong.item())
 
     def parameters(self) -> dict[str, NumpyArray]:
@@ -219,7 +242,7 @@ class TorchCompiled:
 
     def load_parameters(self, params: Mapping[str, NumpyArray]) -> None:
         """See `Trainable.load_parameters`."""
-        check_fit(list(self._table.values()), params, f"{self.backend} model")
+        params = check_fit(list(self._table.values()), params, f"{self.backend} model")
         with torch.no_grad():
             for name, value in self.module.named_parameters():
                 value.copy_(torch.tensor(params[name]))
@@ -238,6 +261,7 @@ class TorchCompiled:
     def load_optimizer_state(self, moments: Mapping[str, NumpyArray], step: int) -> None:
         """See `Trainable.load_optimizer_state`."""
         optimizer = self._adam()
+        moments = check_moments(list(self._table.values()), moments, f"{self.backend} model")
         for name, value in self.module.named_parameters():
             optimizer.state[value] = {
                 "step": torch.tensor(float(step), dtype=torch.float32, device=value.device),

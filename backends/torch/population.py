@@ -16,6 +16,7 @@ from backends.torch.denormals import flushed
 from backends.torch.graph import CudaRecorder, StepGraph
 from fwcore import model
 from fwcore.batches import Dropout, Split
+from fwcore.inputs import check_moments, check_rows, check_split
 from fwcore.layouts import permute_in
 from fwcore.ops import NumpyArray
 from fwcore.population import Member, Rows, own_rates
@@ -149,15 +150,17 @@ class TorchPopulation:
 
     def begin_training(self, trains: Sequence[TrainSpec], data: Split) -> None:
         """See `Lockstep.begin_training`."""
+        examples = self._examples(data.inputs, data.targets)
         decays = torch.from_numpy(self._rows.decays).to(self._weights)
         self._adam = Adam(self._weights, decays, trains[0])
         if self._ops.device.type == "cuda":
             self._graph = StepGraph(self._adam, self._update, CudaRecorder(self._ops.device))
         self._clip = trains[0].clip
-        self._data = self._tensor(data.inputs), self._tensor(data.targets)
+        self._data = examples
 
     def train_step(self, rows: NumpyArray, lrs: NumpyArray, dropout: Dropout | None) -> Tensor:
         """See `Lockstep.train_step`."""
+        rows = check_rows(rows, len(self._split()[1]), len(self.members))
         self._optimizer().lrs.copy_(torch.from_numpy(lrs[:, None]))
         if self._graph is not None:
             return self._graph(rows, 0.0, dropout)  # the members' rates are in their place already
@@ -167,9 +170,7 @@ class TorchPopulation:
 
     def _update(self, rows: Tensor, *masks: Tensor | None) -> Tensor:
         """One update on rows of the training split; waits for nothing (`StepGraph`)."""
-        if self._data is None:
-            raise RuntimeError("begin_training was not called")
-        inputs, targets = (array[rows] for array in self._data)
+        inputs, targets = (array[rows] for array in self._split())
         losses, wrong = self._losses(inputs, targets, 0, *masks)
         leaves = list(self._leaves.values())
         found = torch.autograd.grad(losses.sum(), leaves, materialize_grads=True)
@@ -181,6 +182,16 @@ class TorchPopulation:
             self._weights.grad = gradients
             self._optimizer().step()
             return torch.stack([losses, wrong.to(losses.dtype), norms.to(losses.dtype)], 1)
+
+    def _examples(self, inputs: NumpyArray, targets: NumpyArray) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of a batch, checked, on the device."""
+        split = check_split(self.specs[0], Split(inputs, targets))
+        return self._tensor(split.inputs), self._tensor(split.targets)
+
+    def _split(self) -> tuple[Tensor, Tensor]:
+        if self._data is None:
+            raise RuntimeError("begin_training was not called")
+        return self._data
 
     def _optimizer(self) -> Adam:
         if self._adam is None:
@@ -195,7 +206,7 @@ class TorchPopulation:
     def evaluate(self, inputs: NumpyArray, targets: NumpyArray) -> NumpyArray:
         """See `Lockstep.evaluate`."""
         with torch.no_grad():
-            given = self._tensor(inputs), self._tensor(targets)
+            given = self._examples(inputs, targets)
             losses, wrong = self._losses(*given, None, None, None)
             found: NumpyArray = torch.stack([losses, wrong.to(losses.dtype)], 1).cpu().numpy()
             return found.astype(np.float64) * [len(targets), 1]
@@ -211,7 +222,7 @@ class TorchPopulation:
 
     def load_parameters(self, member: int, params: Mapping[str, NumpyArray]) -> None:
         """See `Trainable.load_parameters`."""
-        check_fit(self._table, params, f"member {member} of the {self.backend} population")
+        params = check_fit(self._table, params, f"member {member} of the {self.backend} population")
         self._weights[member] = torch.from_numpy(self._rows.pack(params)).to(self._weights)
 
     def optimizer_state(self, member: int) -> dict[str, NumpyArray]:
@@ -225,6 +236,9 @@ class TorchPopulation:
     ) -> None:
         """See `Trainable.load_optimizer_state`."""
         adam = self._optimizer()
+        moments = check_moments(
+            self._table, moments, f"member {member} of the {self.backend} population"
+        )
         adam.steps[member] = step
         for kind, place in (("m", adam.m), ("v", adam.v)):
             found = {name: moments[f"{kind}.{name}"] for name in self._leaves}

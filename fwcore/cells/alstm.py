@@ -53,6 +53,11 @@ class Spec(CellSpec):
             raise ValueError("expected an even number, because R/2 numbers are complex")
         return size
 
+    def state_shapes(self) -> dict[str, tuple[int, ...]]:
+        """`h`, and the real and imaginary parts of the memories."""
+        memories = (self.copies, self.size // 2)
+        return {"h": (self.size,), "c_real": memories, "c_imag": memories}
+
     def kept(self, inputs: int) -> int:
         """See `CellSpec.kept`: beside an LSTM's arrays about twelve of each copy."""
         return (8 + 12 * self.copies) * self.size

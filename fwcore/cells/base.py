@@ -39,6 +39,10 @@ class CellSpec(Frozen):
         """How often a time step reads the fast memory; 0 for a cell that has none."""
         return 0
 
+    def state_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The arrays of the state by name, as `State.named` has them, without the axis B."""
+        return {"h": (self.size,)}
+
     def kept(self, inputs: int) -> int:
         """Numbers of a sequence's time step that autodiff keeps, without I and the fast memory.
 

@@ -84,6 +84,10 @@ class Spec(CellSpec):
         """S."""
         return self.inner_steps
 
+    def state_shapes(self) -> dict[str, tuple[int, ...]]:
+        """`h` and the fast memory `A`."""
+        return {"h": (self.size,), "A": (self.size, self.size)}
+
     @pydantic.field_validator("norm", mode="before")
     @classmethod
     def _of_one_example(cls, norm: object) -> object:

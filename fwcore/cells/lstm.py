@@ -34,6 +34,10 @@ class Spec(CellSpec):
     norm: Literal["none", "layer"] = "none"
     forget_bias: float = 1.0
 
+    def state_shapes(self) -> dict[str, tuple[int, ...]]:
+        """`h` and the cell `c`."""
+        return {"h": (self.size,), "c": (self.size,)}
+
 
 PRESETS: dict[str, dict[str, Any]] = {"lstm": {}}
 
