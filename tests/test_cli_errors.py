@@ -11,6 +11,7 @@ import pytest
 
 import tasks.retrieval
 from cli import running
+from fwcore import params
 from fwcore.errors import FwtError
 from tests.cli_tools import (
     DIGITS,
@@ -189,7 +190,7 @@ def test_what_cannot_fit_is_refused_before_anything_is_made(huge, tmp_path, monk
     def never(*_: object, **__: object) -> None:
         raise AssertionError("made before the memory was checked")
 
-    monkeypatch.setattr(running, "initialise", never)
+    monkeypatch.setattr(params, "initialise", never)
     monkeypatch.setattr(tasks.retrieval, "generate", never)
     began = time.monotonic()
     words = ["memory: the run needs about", "GiB", "has", "--batch-size", "--size"]
