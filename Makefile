@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO ?= runs/demo
 
-.PHONY: demo test test-lowest test-newest reproduce search bench docs figures fuzz misuse ranks torture drift lint check clean
+.PHONY: demo test test-lowest test-newest reproduce search bench docs figures fuzz misuse ranks torture drift sanitize lint check clean
 
 $(READY): pyproject.toml setup.py backends/torch/fused/kernel.cpp backends/torch/convnet.cpp backends/torch/alstm.cpp
 	$(PYTHON) -m venv $(VENV)
@@ -80,6 +80,10 @@ torture: $(READY)
 # One run on 1, 2 and 4 processes on both backends: the same losses, and the scaling on this machine.
 ranks: $(READY)
 	$(BIN)/python -m tools.ranks --out benchmarks/results/ranks.json
+
+# The three C++ libraries under AddressSanitizer and UBSan, 10,000 drawn calls of each: minutes.
+sanitize: $(READY)
+	$(BIN)/python -m tools.sanitize --calls 10000 --seed 0 --out benchmarks/results/sanitize.json
 
 lint: $(READY)
 	$(BIN)/ruff check .

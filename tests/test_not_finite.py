@@ -3,86 +3,22 @@
 from __future__ import annotations
 
 from itertools import product
-from typing import Any
 
 import numpy as np
 import pytest
 
 from tests import operators
+from tests.not_finite import FLAT, VARIANTS, WRONG, forms_of, hold, results, spoiled
 from tests.operators import ASSOCIATE, CONVOLUTION, FAST, Operator
 from tests.tolerances import assert_close
 
 torch = pytest.importorskip("torch")
 
-NAN, INF = float("nan"), float("inf")
-WRONG = (NAN, INF, -INF)
-FLAT = {"steps": 5, "size": 3, "stores": [True] * 5}
-VARIANTS: dict[str, dict[str, Any]] = {
-    "norm": {**FLAT, "chunk": 5},
-    "plain": {**FLAT, "chunk": 5, "norm": False, "rate": 0.1},
-    "S0": {**FLAT, "inner": 0},
-    "S0-plain": {**FLAT, "inner": 0, "norm": False},
-    "S3-borders": {**FLAT, "inner": 3, "chunk": 2, "norm": False, "rate": 0.05},
-    "gated": {"steps": 5, "size": 3, "chunk": 2, "norm": False, "rate": 0.1},
-    "late": {**FLAT, "chunk": 2, "norm": False, "stores": [False, False, False, True, True]},
-    "wipe": {"steps": 5, "size": 3, "chunk": 2, "norm": False, "wipe": True, "rate": 0.1},
-    "wipe-always": {**FLAT, "wipe": True},
-    "one-step": {"steps": 1, "size": 3, "stores": [True], "norm": False},
-}
-
-
-def results(call: Any, given: list[Any]) -> dict[str, Any]:
-    """Outputs and gradients of a weighted sum of them."""
-    whole = list(given)
-    for place in operators.leaves(given):
-        whole[place] = given[place].clone().requires_grad_()
-    outputs = call(*whole)
-    factors = [operators.tensor(20 + i, *a.shape) for i, a in enumerate(outputs)]
-    total = sum((a * f).sum() for a, f in zip(outputs, factors, strict=True))
-    free = [whole[place] for place in operators.leaves(given)]
-    slopes = torch.autograd.grad(total, free, allow_unused=True, materialize_grads=True)
-    named = {f"output {i}": a.detach() for i, a in enumerate(outputs)}
-    return named | {
-        f"gradient {i}": a for i, a in zip(operators.leaves(given), slopes, strict=True)
-    }
-
-
-def cases_of(operator: Operator, given: list[Any]) -> Any:
-    """The arguments with one number spoiled: each array, its first number and one in its middle."""
-    for place, wrong in product(operators.leaves(given), WRONG):
-        if given[place].numel() == 1 and wrong == -INF:
-            continue  # a decay or a rate: forms take its logarithm, or its power
-        for at in {0, given[place].numel() // 2}:
-            spoiled = [a.clone() if isinstance(a, torch.Tensor) else a for a in given]
-            spoiled[place].view(-1)[at] = wrong
-            yield f"{wrong} at {at} of argument {place}", spoiled
-
-
-def hold(label: str, forms: list[dict[str, Any]], got: dict[str, Any]) -> None:
-    """A result may be finite only where a form of the equations is, and is what all of them are.
-
-    The forms multiply in another order, so that they differ in what 0 times infinity meets.
-    """
-    for name, found in got.items():
-        finite = torch.stack([torch.isfinite(form[name]) for form in forms])
-        hidden = torch.isfinite(found) & ~finite.any(0)
-        assert not hidden.any(), f"{label}: {name} hides it at {hidden.nonzero().tolist()}"
-        first, *others = (form[name] for form in forms)
-        sure = finite.all(0) & torch.stack([torch.isclose(first, o) for o in others]).all(0)
-        torch.testing.assert_close(found[sure], first[sure], msg=f"{label}: {name}")
-
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_fused_core(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from backends.torch.fused import operator
-
-    plan = operator.memory.plan
-    for label, given in cases_of(FAST, operators.fast_weights(**VARIANTS[variant])):
-        forms = []
-        for form in ("matrix", "attention"):
-            monkeypatch.setattr(operator.memory, "plan", lambda _, *a, form=form: plan(form, *a))
-            forms.append(results(FAST.equations, given))
-        hold(label, forms, results(FAST.call, given))
+def test_the_fused_core(variant: str) -> None:
+    for label, given in spoiled(operators.fast_weights(**VARIANTS[variant])):
+        hold(label, forms_of(given), results(FAST.call, given))
 
 
 @pytest.mark.parametrize("operator", [ASSOCIATE, CONVOLUTION], ids=lambda o: o.name)
@@ -94,8 +30,8 @@ def test_operators_that_the_equations_write_with_products_by_0(operator: Operato
     """
     given = operators.ARGUMENTS[operator]()
     shared = set() if operator is ASSOCIATE else {"gradient 1", "gradient 2"}
-    for label, spoiled in cases_of(operator, given):
-        want, got = (results(call, spoiled) for call in (operator.equations, operator.call))
+    for label, wrong in spoiled(given):
+        want, got = (results(call, wrong) for call in (operator.equations, operator.call))
         outputs = [array.flatten(1) for name, array in want.items() if "output" in name]
         whole = torch.isfinite(torch.cat(outputs, 1)).all(1)
         for name, array in want.items():

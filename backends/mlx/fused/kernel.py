@@ -14,7 +14,8 @@ on, and tests run the same bodies as C++.
 Arrays (T time steps, B sequences, R hidden units, S inner steps, K time steps a chunk, N sets of
 slow weights; floats but for `plan`):
 
-    plan        T, B, K, S, then whether norm, wipe, given h, given A; which of N (T), stores (T)
+    plan        T, B, K, S, then whether norm, wipe, given h, given A; the first step that stores,
+                or T; which of N (T), stores (T)
     z, grad     (T, B, R)     C x, and the gradient of out
     w           (N, R, R)     slow weights, transposed for the forward kernel
     weights     (K,)          rate decay^age, the oldest first
@@ -39,7 +40,7 @@ from typing import Any, cast
 
 import mlx.core as mx
 
-from backends.mlx.fused.loop import Schedule, Tree
+from backends.mlx.fused.loop import Schedule, Tree, slow_weights
 
 # fmt: off
 INPUTS = {
@@ -179,7 +180,9 @@ def _plan(schedule: Schedule, p: Tree) -> mx.array:
     steps, batch, _ = p["z"].shape
     norm = schedule.epsilon is not None
     fixed = [steps, batch, schedule.chunk, schedule.inner, norm, schedule.wipe, "h" in p, "A" in p]
-    return mx.array([int(n) for n in (*fixed, *schedule.which, *schedule.stores)], dtype=mx.int32)
+    begin = (*schedule.stores, True).index(True)
+    whole = [*fixed, begin, *schedule.which, *schedule.stores]
+    return mx.array([int(n) for n in whole], dtype=mx.int32)
 
 
 def _shared(schedule: Schedule, p: Tree) -> Tree:
@@ -225,7 +228,7 @@ def _backward(schedule: Schedule, run: Runner, p: Tree, outer: mx.array, results
         if chunks > 1 or "A" in p:
             shapes["dfast"] = (batch, size, size)
     kernel = _launch(run, "backward", outer, given, shapes)
-    slopes = _slow_weights(schedule, p, kernel["dz"], results["out"])
+    slopes = slow_weights(schedule, p, kernel["dz"], results["out"])
     found: Tree = {"z": kernel["dz"], "w": slopes}
     for name in ("gain", "bias", "weights", "powers"):
         found[name] = mx.sum(kernel[f"d{name}"], axis=0)
@@ -235,17 +238,3 @@ def _backward(schedule: Schedule, run: Runner, p: Tree, outer: mx.array, results
     if "A" in p:
         found["A"] = kernel["dfast"] if schedule.inner else mx.zeros_like(p["A"])
     return {name: found[name] for name in p}  # MLX matches gradients to arrays by their place
-
-
-def _slow_weights(schedule: Schedule, p: Tree, z: mx.array, out: mx.array) -> list[mx.array]:
-    """The gradient of each of `w`: one product of all changes and the states they met."""
-    size = z.shape[2]
-    first = p.get("h", mx.zeros_like(out[:1]))
-    before = mx.concatenate([first, out[:-1]])
-    passes = [True, *(schedule.passes(t) for t in range(len(out) - 1))]
-    before = mx.where(mx.array(passes)[:, None, None], before, 0).reshape(-1, size)
-    found = []
-    for number in range(len(p["w"])):
-        uses = mx.array([n == number for n in schedule.which])[:, None, None]
-        found.append(mx.where(uses, z, 0).reshape(-1, size).T @ before)
-    return found

@@ -18,8 +18,9 @@ const int inner = plan[3];
 const bool norm = plan[4] != 0;
 const bool wipe = plan[5] != 0;
 const bool given_fast = plan[7] != 0;
-FWT_DEVICE const int* which = plan + 8;
-FWT_DEVICE const int* stores = plan + 8 + steps;
+const int begin = plan[8];  // A is not there before it; 0 times what is not a number is none
+FWT_DEVICE const int* which = plan + 9;
+FWT_DEVICE const int* stores = plan + 9 + steps;
 const int turns = inner > 0 ? inner : (norm ? 1 : 0);
 const int chunks = (steps + chunk - 1) / chunk;
 const long row = long(batch) * SIZE;
@@ -35,8 +36,9 @@ for (int n = place; n <= chunk; n += THREADS) slope_powers[n] = 0.0f;
 for (int number = chunks - 1; number >= 0; --number) {
   const int start = number * chunk;
   const int end = fwt_least(start + chunk, steps);
-  const bool bordered = inner > 0 && (number > 0 || given_fast);
-  const bool carried = inner > 0 && number < chunks - 1;  // whether G at the end is there
+  const bool bordered = inner > 0 && (start > begin || given_fast);
+  // whether G at the end is there
+  const bool carried = inner > 0 && number < chunks - 1 && (end > begin || given_fast);
   FWT_DEVICE const float* border = start_fast;
   if (bordered) border = number > 0 ? borders + (long(number - 1) * batch + sequence) * square
                                       : start_fast + sequence * square;
@@ -97,7 +99,7 @@ for (int number = chunks - 1; number >= 0; --number) {
       }
     }
     if (turns == 0)
-      for (int i = place; i < SIZE; i += THREADS) change[i] = kept[i] > 0.0f ? ds[i] : 0.0f;
+      for (int i = place; i < SIZE; i += THREADS) change[i] = kept[i] <= 0.0f ? 0.0f : ds[i];
     for (int k = turns - 1; k >= 0; --k) {
       const long at = (long(k) * steps + t) * row + mine;
       FWT_DEVICE const float* result =
@@ -105,7 +107,7 @@ for (int number = chunks - 1; number >= 0; --number) {
       float mean = 0.0f;
       float along = 0.0f;
       for (int i = place; i < SIZE; i += THREADS) {
-        const float dy = result[i] > 0.0f ? ds[i] : 0.0f;
+        const float dy = result[i] <= 0.0f ? 0.0f : ds[i];
         du[i] = dy;
         if (norm) {
           sum_gain[i] += dy * normal[at + i];
@@ -147,7 +149,8 @@ for (int number = chunks - 1; number >= 0; --number) {
           const int count = fwt_least(THREADS, t - first);
           for (int i = place; i < SIZE; i += THREADS) {
             float found = ds[i];
-            for (int n = 0; n < count; ++n) found += changes[n] * past[(first + n) * row + i];
+            for (int n = 0; n < count; ++n)
+              if (stores[first + n] != 0) found += changes[n] * past[(first + n) * row + i];
             ds[i] = found;
           }
           FWT_BARRIER;  // the scores have been used
@@ -166,7 +169,7 @@ for (int number = chunks - 1; number >= 0; --number) {
       }
     }
     for (int i = place; i < SIZE; i += THREADS) {
-      if (inner > 0 && kept[i] > 0.0f) change[i] += ds[i];  // kept is s_0 by now
+      if (inner > 0 && !(kept[i] <= 0.0f)) change[i] += ds[i];  // kept is s_0 by now
       dz[t * row + mine + i] = change[i];
     }
     FWT_BARRIER;  // the change is whole, and those of the brackets among the later reads

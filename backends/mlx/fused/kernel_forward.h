@@ -15,8 +15,9 @@ const bool norm = plan[4] != 0;
 const bool wipe = plan[5] != 0;
 const bool given_h = plan[6] != 0;
 const bool given_fast = plan[7] != 0;
-FWT_DEVICE const int* which = plan + 8;
-FWT_DEVICE const int* stores = plan + 8 + steps;
+const int begin = plan[8];  // A is not there before it; 0 times what is not a number is none
+FWT_DEVICE const int* which = plan + 9;
+FWT_DEVICE const int* stores = plan + 9 + steps;
 const int turns = inner > 0 ? inner : (norm ? 1 : 0);
 const long row = long(batch) * SIZE;       // from a time step to the next
 const long mine = long(sequence) * SIZE;   // this sequence in a time step
@@ -24,12 +25,12 @@ const long square = long(SIZE) * SIZE;
 FWT_DEVICE float* past = out + mine;
 
 for (int i = place; i < SIZE; i += THREADS) state[i] = given_h ? h[mine + i] : 0.0f;
-bool alive = given_h;  // whether the state is anything but zero
+bool alive = true;  // whether it was not wiped
 FWT_BARRIER;
 for (int start = 0; start < steps; start += chunk) {
   const int end = fwt_least(start + chunk, steps);
   const int number = start / chunk;
-  const bool bordered = inner > 0 && (number > 0 || given_fast);
+  const bool bordered = inner > 0 && (start > begin || given_fast);
   // A as this chunk finds it
   FWT_DEVICE const float* border = start_fast;
   if (bordered) border = number > 0 ? borders + (long(number - 1) * batch + sequence) * square
@@ -38,8 +39,7 @@ for (int start = 0; start < steps; start += chunk) {
     FWT_DEVICE const float* used = w + which[t] * square;
     for (int i = place; i < SIZE; i += THREADS) {
       float found = z[t * row + mine + i];
-      if (alive)
-        for (int j = 0; j < SIZE; ++j) found += used[j * SIZE + i] * state[j];
+      for (int j = 0; j < SIZE; ++j) found += used[j * SIZE + i] * (alive ? state[j] : 0.0f);
       slow[i] = found;
     }
     FWT_BARRIER;  // all have read h
@@ -64,7 +64,8 @@ for (int start = 0; start < steps; start += chunk) {
           const int count = fwt_least(THREADS, t - first);
           for (int i = place; i < SIZE; i += THREADS) {
             float found = total[i];
-            for (int n = 0; n < count; ++n) found += scores[n] * past[(first + n) * row + i];
+            for (int n = 0; n < count; ++n)
+              if (stores[first + n] != 0) found += scores[n] * past[(first + n) * row + i];
             total[i] = found;
           }
           FWT_BARRIER;  // the scores have been used

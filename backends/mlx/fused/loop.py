@@ -166,23 +166,22 @@ def _forward(schedule: Schedule, p: Tree) -> Tree:
     _, batch, size = p["z"].shape
     outputs: list[mx.array] = []
     results: Tree = {"steps": [], "chunks": []}
-    h, fast = p.get("h"), p.get("A")
+    zeros = mx.zeros((1, batch, size), dtype=p["z"].dtype)
+    h, fast = p.get("h", zeros), p.get("A")
     for steps in schedule.chunks():
         kept: Tree = {} if fast is None else {"fast": fast}
         written = schedule.written(steps)
         if written:
             kept["past"] = mx.zeros((len(written), batch, size), dtype=p["z"].dtype)
         for t in steps:
-            slow = p["z"][t : t + 1]
-            if h is not None:
-                slow = mx.addmm(slow, h, turned[schedule.which[t]])
+            slow = mx.addmm(p["z"][t : t + 1], h, turned[schedule.which[t]])
             h, brackets = _step(schedule, p, slow, _view(schedule, p, kept, range(steps.start, t)))
             outputs.append(h)
             results["steps"].append(brackets)
             if t in written:
                 place = len(schedule.written(range(steps.start, t)))
                 kept["past"][place : place + 1] = h
-            h = h if schedule.passes(t) else None
+            h = h if schedule.passes(t) else zeros
         results["chunks"].append(kept)
         fast = _fold(schedule, p, kept, steps)
     whole = written == list(range(len(outputs)))
@@ -225,8 +224,8 @@ def _fold(schedule: Schedule, p: Tree, kept: Tree, steps: range) -> mx.array | N
 
 
 def _masked(gradient: mx.array, result: mx.array) -> mx.array:
-    """A gradient through the ReLU that gave `result`."""
-    return mx.where(result > 0, gradient, 0)
+    """A gradient through the ReLU that gave `result`, also where that is not a number."""
+    return mx.where(result <= 0, 0, gradient)
 
 
 def _gathered(parts: list[tuple[list[int], mx.array]], like: mx.array) -> mx.array:
@@ -278,7 +277,7 @@ class _Backward:
                     states = states[:place] + more
             border = _with_products(border, reads)
         z = mx.concatenate([self.slow[t] for t in range(last + 1)])
-        found: Tree = {"z": z, "w": self._slow_weights(z)}
+        found: Tree = {"z": z, "w": slow_weights(self.schedule, p, z, self.results["outputs"])}
         if self.gain is not None and self.bias is not None:
             found |= {"gain": mx.sum(self.gain, (0, 1)), "bias": mx.sum(self.bias, (0, 1))}
         found["weights"] = _gathered(self.weights, p["weights"])
@@ -378,20 +377,25 @@ class _Backward:
             self.weights.append((places, mx.sum(found["scores"] * again["scores"], axis=(1, 2))))
         return given
 
-    def _slow_weights(self, z: mx.array) -> list[mx.array]:
-        """The gradient of each of `w`, one product over all steps that used it."""
-        schedule, found, size = self.schedule, [], z.shape[2]
-        for number, w in enumerate(self.p["w"]):
-            chosen = [t for t, n in enumerate(schedule.which) if n == number]
-            steps = [t for t in chosen if t and schedule.passes(t - 1)]
-            total = mx.zeros_like(w)
-            if steps:
-                before = _chosen(self.results["outputs"], [t - 1 for t in steps])
-                total = _chosen(z, steps).reshape(-1, size).T @ before.reshape(-1, size)
-            if "h" in self.p and 0 in chosen:
-                total = total + self.slow[0][0].T @ self.p["h"][0]
-            found.append(total)
-        return found
+
+def slow_weights(schedule: Schedule, p: Tree, z: mx.array, outputs: mx.array) -> list[mx.array]:
+    """The gradient of each of `w`: one product over all steps that used it.
+
+    Args:
+        p: the arrays of the loop.
+        z: the gradient of W h + C x, (T, B, R).
+        outputs: the states, (T, B, R).
+    """
+    before = mx.concatenate([p.get("h", mx.zeros_like(z[:1])), outputs[:-1]])
+    passes = [True, *(schedule.passes(t) for t in range(len(outputs) - 1))]
+    if not all(passes):
+        before = mx.where(mx.array(passes)[:, None, None], before, 0)
+    found, size = [], z.shape[2]
+    for number, w in enumerate(p["w"]):
+        steps = [t for t, n in enumerate(schedule.which) if n == number]
+        rows = [_chosen(a, steps).reshape(-1, size) for a in (z, before)] if steps else []
+        found.append(rows[0].T @ rows[1] if rows else mx.zeros_like(w))
+    return found
 
 
 def _with_products(total: mx.array | None, pairs: list[Pair]) -> mx.array | None:

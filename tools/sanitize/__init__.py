@@ -1,0 +1,1 @@
+"""The three C++ libraries under AddressSanitizer and UBSan, called with drawn arguments."""
