@@ -57,15 +57,22 @@ def spoiled(given: list[Any]) -> Iterator[tuple[str, list[Any]]]:
             yield f"{wrong} at {at} of argument {place}", found
 
 
+def hidden(label: str, forms: list[dict[str, Any]], got: dict[str, Any]) -> None:
+    """No result is finite where no form of the equations is."""
+    for name, found in got.items():
+        finite = torch.stack([torch.isfinite(form[name]) for form in forms])
+        places = (torch.isfinite(found) & ~finite.any(0)).nonzero().tolist()
+        assert not places, f"{label}: {name} hides it at {places}"
+
+
 def hold(label: str, forms: list[dict[str, Any]], got: dict[str, Any]) -> None:
     """A result may be finite only where a form of the equations is, and is what all of them are.
 
     The forms multiply in another order, so that they differ in what 0 times infinity meets.
     """
+    hidden(label, forms, got)
     for name, found in got.items():
         finite = torch.stack([torch.isfinite(form[name]) for form in forms])
-        hidden = torch.isfinite(found) & ~finite.any(0)
-        assert not hidden.any(), f"{label}: {name} hides it at {hidden.nonzero().tolist()}"
         first, *others = (form[name] for form in forms)
         sure = finite.all(0) & torch.stack([torch.isclose(first, o) for o in others]).all(0)
         torch.testing.assert_close(found[sure], first[sure], msg=f"{label}: {name}")

@@ -12,7 +12,10 @@ import pytest
 from tests import operators
 from tests.conftest import need
 from tests.mlx_stand_in import StandIn
-from tests.not_finite import VARIANTS, forms_of, hold, spoiled
+from tests.not_finite import FLAT, VARIANTS, forms_of, hold, spoiled
+from tests.not_finite import results as equations
+from tests.operators import FAST
+from tests.tolerances import assert_close
 
 torch = pytest.importorskip("torch")
 
@@ -27,7 +30,7 @@ def _kernels(tmp_path_factory: pytest.TempPathFactory) -> StandIn:
     return StandIn(tmp_path_factory.mktemp("kernels"), "float64", [(3, 2)])
 
 
-def results(time_loop: TimeLoop, given: list[Any]) -> dict[str, Any]:
+def results(loop: TimeLoop, given: list[Any]) -> dict[str, Any]:
     """As `not_finite.results` names them: outputs, and gradients but those of decay and rate."""
     import mlx.core as mx
 
@@ -57,7 +60,7 @@ def results(time_loop: TimeLoop, given: list[Any]) -> dict[str, Any]:
     factors = array(operators.tensor(20, *z.shape)[0].transpose(0, 1))
 
     def measure(p: Any) -> Any:
-        found = time_loop(schedule)(p)
+        found = loop(schedule)(p)
         return mx.sum(found["outputs"] * factors), found["outputs"]
 
     (_, outputs), slopes = mx.value_and_grad(measure)(tree)
@@ -69,14 +72,31 @@ def results(time_loop: TimeLoop, given: list[Any]) -> dict[str, Any]:
     return named
 
 
-@pytest.mark.parametrize("kind", ["loop", "kernel"])
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_the_fused_core(variant: str, kind: str, kernels: StandIn) -> None:
+def time_loop(kind: str, kernels: StandIn) -> TimeLoop:
     need("mlx")
     from backends.mlx.fused import kernel, loop
 
-    chosen: TimeLoop = loop.time_loop
-    if kind == "kernel":
-        chosen = partial(kernel.time_loop, run=kernels.on(2))
+    found: dict[str, TimeLoop] = {
+        "loop": loop.time_loop,
+        "kernel": partial(kernel.time_loop, run=kernels.on(2)),
+    }
+    return found[kind]
+
+
+@pytest.mark.parametrize("kind", ["loop", "kernel"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_fused_core(variant: str, kind: str, kernels: StandIn) -> None:
+    chosen = time_loop(kind, kernels)
     for label, given in spoiled(operators.fast_weights(**VARIANTS[variant])):
         hold(label, forms_of(given), results(chosen, given))
+
+
+@pytest.mark.parametrize("kind", ["loop", "kernel"])
+@pytest.mark.parametrize(("decay", "rate"), [(0, 0.3), (0.8, 0), (0, 0), (1, 0.3)])
+def test_gradients_where_decay_or_rate_is_0_or_1(
+    decay: float, rate: float, kind: str, kernels: StandIn
+) -> None:
+    given = operators.fast_weights(**FLAT, inner=3, decay=decay, rate=rate)
+    want, got = equations(FAST.equations, given), results(time_loop(kind, kernels), given)
+    for name, array in got.items():
+        assert_close(name, want[name], array, "gradients", "float64", "self", 1.0)

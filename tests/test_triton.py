@@ -25,6 +25,8 @@ from fwcore import memory
 from fwcore.cells import fast_weights
 from fwcore.cells.common import LAYER_NORM_EPSILON
 from tests.cases import PLANS, Array, noise
+from tests.not_finite import forms_of, hidden, results
+from tests.operators import FAST
 from tests.tolerances import assert_close
 
 pytestmark = pytest.mark.skipif(
@@ -278,11 +280,74 @@ def test_saved_brackets_are_those_of_the_last_read(name: str, kernels: Any) -> N
     assert_close("y", got["out"], np.maximum(last, 0), "outputs", "float64", "self")
 
 
-def test_not_a_number_reaches_the_states(kernels: Any) -> None:
-    case = Case(steps=2, norm=False)
-    broken = NotANumber(case.plan, steps=2, norm=False)
-    assert np.isfinite(kernels(case, "float64")["out"]).all()
-    assert np.isnan(kernels(broken, "float64")["out"]).any()
+# --- what is not a number, rates of 0, numbers of no matrix ---------------------------------
+
+
+@dataclass(frozen=True)
+class Spoiled(Case):
+    """A case with numbers of its own: the name of an array and its first number."""
+
+    spoiled: tuple[tuple[str, float], ...] = ()
+
+    def inputs(self) -> dict[str, Array]:
+        arrays = super().inputs()
+        arrays["grad"] = noise(20, *arrays["z"].shape)  # the factors of `not_finite.results`
+        for name, value in self.spoiled:
+            arrays[name].flat[0] = value
+        return arrays
+
+    def operator(self) -> list[Any]:
+        """The same as arguments of `fwt::fast_weights`."""
+        a = {name: torch.tensor(array) for name, array in self.inputs().items()}
+        which, stores = torch.tensor(self.which), torch.tensor(self.stores)
+        first = [a["z"], a["w"], which, stores, self.spec.wipe, self.inner, self.norm]
+        return [*first, a["gain"], a["bias"], a["decay"], a["rate"], self.chunk]
+
+
+def by_place(case: Case, got: dict[str, Array]) -> dict[str, torch.Tensor]:
+    """The kernels' results, named as `not_finite.results` does."""
+    found = {"output 0": got["out"]}
+    places = {0: "dz", 7: "dgain", 8: "dbias", 9: "ddecay", 10: "drate"}
+    summed = gradients(case, got)
+    found |= {f"gradient {place}": summed[name] for place, name in places.items()}
+    return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in found.items()}
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize(("plan", "norm"), [("flat", True), ("store", False), ("levels", False)])
+def test_what_is_not_a_number_is_not_hidden(
+    plan: str, norm: bool, value: float, kernels: Any
+) -> None:
+    for name in ("z", "w", "gain", "bias", "decay", "rate"):
+        spoiled = ((name, value),)
+        case = Spoiled(plan, norm=norm, chunk=3, size=2, steps=4, limits=BLOCKS, spoiled=spoiled)
+        hidden(name, forms_of(case.operator()), by_place(case, kernels(case, "float64")))
+
+
+@pytest.mark.parametrize("chunk", [ALL, 2])
+@pytest.mark.parametrize(("decay", "rate"), [(0, 0.5), (0.9, 0), (0, 0), (1, 0.5)])
+def test_gradients_where_decay_or_rate_is_0_or_1(
+    decay: float, rate: float, chunk: int, kernels: Any
+) -> None:
+    case = Spoiled(chunk=chunk, size=2, steps=4, spoiled=(("decay", decay), ("rate", rate)))
+    want = results(FAST.equations, case.operator())
+    for name, found in by_place(case, kernels(case, "float64")).items():
+        assert_close(name, want[name], found, "gradients", "float64", "self", 1.0)
+
+
+@dataclass(frozen=True)
+class NoSuchMatrix(Case):
+    @property
+    def which(self) -> list[int]:
+        return [0, 0, 7, 0, -(10**9)]
+
+
+@pytest.mark.parametrize("plan", ["flat", "levels"])
+def test_a_number_of_no_matrix_gives_none(plan: str, kernels: Any) -> None:
+    """A device is not waited for to look at it: no memory beside is read, and the rest is NaN."""
+    found = kernels(NoSuchMatrix(plan), "float64")["out"]
+    assert np.isfinite(found[:, :, :2]).all()
+    assert np.isnan(found[:, :, 2]).all()
 
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])
@@ -321,10 +386,3 @@ def test_kernels_compile_for_a_gpu_that_is_not_here(
     launch = {"num_warps": 1, "num_stages": 1, "enable_fp_fusion": True}
     built = compile(source, target=GPUTarget("cuda", 90, 32), options=launch)
     assert "tf32" not in built.asm["ptx"]
-
-
-class NotANumber(Case):
-    def inputs(self) -> dict[str, Array]:
-        arrays = super().inputs()
-        arrays["z"][0, 0, 1, 0] = np.nan
-        return arrays

@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 
 from backends.torch.fused.triton_parts import (
+    chosen,
     log2_of,
     power_of,
     product,
@@ -208,7 +209,7 @@ def backward_kernel(
     rate_border = tl.zeros([padded], dtype)
     decay_border = tl.zeros([padded], dtype)
     change = tl.zeros([padded], dtype)  # dz of the step after
-    following = tl.load(which + steps - 1)  # that step's slow weights
+    following, _ = chosen(w, which + steps - 1, slow, size)  # that step's slow weights
     chunks = (steps + chunk - 1) // chunk
     for c in range(chunks):
         start = (chunks - 1 - c) * chunk
@@ -220,8 +221,8 @@ def backward_kernel(
             last = tl.minimum(first + span, end)
             if inner > 0:
                 taus = first + places
-                states = rows_of(out, taus, taus < last, units, size)
                 kept = tl.load(stores + taus, taus < last, 0) != 0
+                states = rows_of(out, taus, kept, units, size)
                 numbers = first * inner + places
                 queries = _queries(
                     pre, y, numbers, numbers < last * inner, units, steps, g, b, size, inner, norm
@@ -238,8 +239,7 @@ def backward_kernel(
                 if resident:
                     ds += tl.sum(weights * change[:, None], 0)
                 else:
-                    used = w + following * size * size
-                    ds += product(used, change, units, size, padded, tile, True)
+                    ds += product(following, change, units, size, padded, tile, True)
                 if inner > 0:
                     # reads up to t have no gradient yet (0); their age only has to be finite
                     ages = tl.maximum(first + places // inner - 1 - t, 0)
@@ -290,8 +290,8 @@ def backward_kernel(
                         for past in range(start, first, span):
                             earlier = past + places
                             inside = spanned & (earlier < first)
-                            older = rows_of(out, earlier, inside, units, size)
                             valid = tl.load(stores + earlier, inside, 0) != 0
+                            older = rows_of(out, earlier, valid, units, size)
                             ds_part, rate_part, decay_part = _past(
                                 older, valid, t - 1 - earlier, query, dx, log_decay
                             )
@@ -311,7 +311,7 @@ def backward_kernel(
                 if inner > 0:
                     change += tl.where(slow_bracket <= 0, 0.0, ds)
                 tl.store(dz + t * size + units, change, live)
-                following = tl.load(which + t)
+                following, _ = chosen(w, which + t, slow, size)
             tl.debug_barrier()  # the block's du is read from memory from here on
         if bordered:
             decay_border += _fold_back(

@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 
 from backends.torch.fused.triton_parts import (
+    chosen,
     log2_of,
     normalise,
     power_of,
@@ -47,9 +48,10 @@ def _fold(
                 fast = tl.load(border + at, inside, 0.0) * power_of(log_decay, end - start)
             for tau in range(start, end):
                 weight = eta * power_of(log_decay, end - 1 - tau)
-                weight = tl.where(tl.load(stores + tau), weight, 0.0)
-                state = tl.load(out + tau * size + units, units < size, 0.0)
-                part = tl.load(out + tau * size + rows, rows < size, 0.0)
+                stored = tl.load(stores + tau) != 0  # 0 times infinity is not 0
+                weight = tl.where(stored, weight, 0.0)
+                state = tl.load(out + tau * size + units, (units < size) & stored, 0.0)
+                part = tl.load(out + tau * size + rows, (rows < size) & stored, 0.0)
                 fast += (weight * part)[:, None] * state[None, :]
             tl.store(border + size * size + at, fast, inside)
         tl.debug_barrier()  # the next chunk reads it
@@ -120,11 +122,11 @@ def forward_kernel(
             recent = tl.zeros([block, padded], dtype)  # the stored states of this block
             for t in range(first, tl.minimum(first + block, end)):
                 stored = tl.load(stores + t)
-                bracket = tl.load(z + t * size + units, live, 0.0)
+                used, wrong = chosen(w, which + t, slow, size)
+                bracket = tl.load(z + t * size + units, live, 0.0) + wrong.to(dtype)
                 if resident:
                     bracket += tl.sum(weights * h[None, :], 1)
                 else:
-                    used = w + tl.load(which + t) * size * size
                     bracket += product(used, h, units, size, padded, tile, False)
                 tl.store(pre + t * size + units, bracket, live)
                 if inner == 0 and norm:
@@ -138,9 +140,9 @@ def forward_kernel(
                     total = bracket
                     for past in range(start, first, block):
                         taus = past + places
-                        states = rows_of(out, taus, taus < first, units, size)
-                        found = eta * power_of(log_decay, t - 1 - taus)
-                        found = tl.where(tl.load(stores + taus), found, 0.0)
+                        kept = tl.load(stores + taus, taus < first, 0) != 0
+                        states = rows_of(out, taus, kept, units, size)
+                        found = tl.where(kept, eta * power_of(log_decay, t - 1 - taus), 0.0)
                         total += readout(states, found, h)
                     # rows of `recent` from t on are 0; their age only has to be finite
                     ages = tl.maximum(t - 1 - first - places, 0)

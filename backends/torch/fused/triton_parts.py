@@ -17,8 +17,9 @@ def relu(x):
 
 @triton.jit
 def log2_of(decay):
-    """log2 of a decay in device memory, taken in float64."""
-    return tl.log2(tl.maximum(tl.load(decay).to(tl.float64), 1e-300)).to(decay.dtype.element_ty)
+    """log2 of a decay in device memory, taken in float64; of 0 that of next to 0."""
+    value = tl.load(decay).to(tl.float64)
+    return tl.log2(tl.where(value == 0, 1e-300, value)).to(decay.dtype.element_ty)
 
 
 @triton.jit
@@ -57,6 +58,14 @@ def product(
             values = tl.load(matrix + units[:, None] * size + places[None, :], inside, 0.0)
             total += tl.sum(values * part[None, :], 1)
     return total
+
+
+@triton.jit
+def chosen(matrices, which, slow: tl.constexpr, size: tl.constexpr):
+    """One of N matrices (R, R) by its number, and 0, or NaN for a number that none has."""
+    number = tl.load(which)
+    inside = (number >= 0) & (number < slow)
+    return matrices + tl.where(inside, number, 0) * size * size, tl.where(inside, 0.0, float("nan"))
 
 
 @triton.jit
