@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -56,15 +57,11 @@ class Table:
         derived: Mapping[str, Callable[[Sizes], int]] | None = None,
     ) -> None:
         self.operator, self._derived = operator, derived or {}
-        self._arguments = dict(arguments)
-        self._arrays: list[tuple[int, str, Array, list[tuple[int, str]]]] = []
-        self._numbers: list[tuple[int, str, Whole]] = []
-        for place, (name, argument) in enumerate(arguments.items()):
-            if isinstance(argument, Array):
-                axes = [(int(axis[:-1] or 1), axis[-1]) for axis in argument.axes.split()]
-                self._arrays.append((place, name, argument, axes))
-            elif argument is not None:
-                self._numbers.append((place, name, argument))
+        named = list(enumerate(arguments.items()))
+        self._count = len(named)
+        self._arrays = [(i, name, a) for i, (name, a) in named if isinstance(a, Array)]
+        self._numbers = [(i, name, n) for i, (name, n) in named if isinstance(n, Whole)]
+        self._sizes = lru_cache(maxsize=256)(self._sizes_of)
 
     def check(self, *given: Any, **known: int) -> list[Any]:
         """The arguments, each array contiguous and aligned as the kernels load it.
@@ -76,19 +73,13 @@ class Table:
         Raises:
             ConfigError: one of them is not what the table says.
         """
-        if len(given) != len(self._arguments):
-            raise self._error(f"{len(self._arguments)} arrays and numbers", f"count={len(given)}")
-        solid, sizes = list(given), known
-        for place, name, number in self._numbers:
-            sizes[name] = value = given[place]
-            if not number.least <= value <= number.most:
-                raise self._error(f"{name} from {number.least} to {number.most}", f"{name}={value}")
-        first: Tensor = given[self._arrays[0][0]]
-        kind, device = first.dtype, first.device
+        if len(given) != self._count:
+            raise self._error(f"{self._count} arrays and numbers", f"count={len(given)}")
+        solid, shapes = list(given), []
+        kind, device = given[self._arrays[0][0]].dtype, given[self._arrays[0][0]].device
         if kind not in TYPES:
             raise self._error("arrays all of float32 or all of float64", f"dtype={kind}")
-        sizes["bytes"] = kind.itemsize
-        for place, name, array, axes in self._arrays:
+        for place, name, array in self._arrays:
             tensor = given[place]
             if not isinstance(tensor, Tensor):
                 raise self._error(f"{name} as a tensor", f"type={type(tensor).__name__}")
@@ -96,18 +87,38 @@ class Table:
                 raise self._error(f"{name} of {array.dtype or kind}", f"dtype={tensor.dtype}")
             if tensor.device != device:
                 raise self._error(f"{name} on device {device}", f"device={tensor.device}")
-            if not self._fits(axes, tensor.shape, sizes):
-                same = ", ".join(f"{x}={sizes[x]}" for _, x in axes if sizes.get(x, 0) > 0)
-                shape = f"({array.axes.replace(' ', ', ')})"
-                wanted = f"{name} of shape {shape}, {same or 'no size 0'}"
-                raise self._error(wanted, f"shape={tuple(tensor.shape)}")
-            if array.below and device.type == "cpu":
-                indices, limit = tensor.tolist(), sizes[array.below]
-                if min(indices) < 0 or max(indices) >= limit:
-                    raise self._error(f"{name} from 0 to {limit - 1}", f"{name}={indices}")
             if not tensor.is_contiguous() or tensor.data_ptr() % ALIGNED:
                 solid[place] = tensor.clone(memory_format=torch.contiguous_format)
+            shapes.append(tensor.shape)
+        numbers = tuple([given[place] for place, _, _ in self._numbers])
+        sizes = self._sizes(kind.itemsize, numbers, tuple(shapes), tuple(known.items()))
+        for place, name, array in self._arrays:
+            if array.below and device.type == "cpu":
+                indices, limit = given[place].tolist(), sizes[array.below]
+                if min(indices) < 0 or max(indices) >= limit:
+                    raise self._error(f"{name} from 0 to {limit - 1}", f"{name}={indices}")
         return solid
+
+    def _sizes_of(
+        self,
+        bytes_: int,
+        numbers: tuple[int, ...],
+        shapes: tuple[torch.Size, ...],
+        known: tuple[tuple[str, int], ...],
+    ) -> Sizes:
+        """The sizes by letter; raises ConfigError as `check` does."""
+        sizes: Sizes = {"bytes": bytes_, **dict(known)}
+        for (_, name, number), value in zip(self._numbers, numbers, strict=True):
+            if not number.least <= value <= number.most:
+                raise self._error(f"{name} from {number.least} to {number.most}", f"{name}={value}")
+            sizes[name] = value
+        for (_, name, array), shape in zip(self._arrays, shapes, strict=True):
+            axes = [(int(axis[:-1] or 1), axis[-1]) for axis in array.axes.split()]
+            if not self._fits(axes, shape, sizes):
+                same = ", ".join(f"{x}={sizes[x]}" for _, x in axes if sizes.get(x, 0) > 0)
+                wanted = f"({array.axes.replace(' ', ', ')}), {same or 'no size 0'}"
+                raise self._error(f"{name} of shape {wanted}", f"shape={tuple(shape)}")
+        return sizes
 
     def _fits(self, axes: list[tuple[int, str]], shape: Sequence[int], sizes: Sizes) -> bool:
         """Whether a shape has these axes; letters met for the first time get their size."""
