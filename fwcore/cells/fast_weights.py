@@ -24,7 +24,7 @@ from fwcore.memory import HistoryMemory, Memory, Plan, Rates
 from fwcore.ops import Array, Ops
 from fwcore.params import Param, constant, identity, layer_norm, uniform
 
-# of a trained decay, by which fused cores divide; 1 + it is 1 in every number type
+# of a trained decay, whose logarithm is taken; 1 + it is 1 in every number type
 LEAST_DECAY = 1e-30
 
 NO_BATCH_NORM = (
