@@ -115,7 +115,7 @@ class Table:
         for (_, name, array), shape in zip(self._arrays, shapes, strict=True):
             axes = [(int(axis[:-1] or 1), axis[-1]) for axis in array.axes.split()]
             if not self._fits(axes, shape, sizes):
-                same = ", ".join(f"{x}={sizes[x]}" for _, x in axes if sizes.get(x, 0) > 0)
+                same = ", ".join(f"{x}={sizes[x]}" for _, x in axes if x.isalpha() and x in sizes)
                 wanted = f"({array.axes.replace(' ', ', ')}), {same or 'no size 0'}"
                 raise self._error(f"{name} of shape {wanted}", f"shape={tuple(shape)}")
         return sizes

@@ -76,13 +76,13 @@ def _words(sizes: Sizes) -> int:
     return -(-_maxima(sizes) // (2 * sizes["bytes"]))
 
 
-SHARED = {"pictures": Array("N I"), "weight": Array("R 9K")}
-TABLE = Table(FORWARD, {**SHARED, "bias": Array("R")}, {"K": lambda _: 1})
+SHARED = {"pictures": Array("N I"), "weight": Array("R 9")}
+TABLE = Table(FORWARD, {**SHARED, "bias": Array("R")}, {"9": lambda _: 9})
 BACKWARD_TABLES = {
     dtype: Table(
         BACKWARD,
         {**SHARED, "grad": Array("N M R"), "winners": Array("N V R", words), "seen": None},
-        {"K": lambda _: 1, "M": _maxima, "V": _words},
+        {"9": lambda _: 9, "M": _maxima, "V": _words},
     )
     for dtype, words in WORDS.items()
 }

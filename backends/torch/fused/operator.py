@@ -75,7 +75,7 @@ SHARED = {
     "bias": Array("P R"),
     "decay": Array("P"),
     "rate": Array("P"),
-    "chunk": Whole(1, 2**62),
+    "chunk": Whole(1, 10**15),
 }
 # places of the arrays with an axis of members
 OWN, OWN_BACKWARD = (0, 1, 7, 8, 9, 10), (0, 1, 2, 3, 9, 10, 11, 12)
