@@ -23,6 +23,7 @@ from cli import (
     predict,
     report,
     reproduce,
+    streams,
     sweep,
     train,
     verify,
@@ -33,7 +34,7 @@ app = typer.Typer(
     help="Fast weights on MLX and PyTorch: train, evaluate, compare and convert.",
     epilog="Exit codes: 0 ok, 1 a check failed, 2 usage, 3 backend or device missing, "
     "4 file or data missing or damaged, 5 diverged, 6 another process lost, "
-    "130/143 interrupted (after saving).",
+    "129/130/143 interrupted (after saving).",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -85,7 +86,7 @@ def run(arguments: list[str] | None = None) -> int:
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    sys.exit(run())
+    sys.exit(streams.guarded(run))
 
 
 if __name__ == "__main__":

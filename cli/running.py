@@ -22,12 +22,10 @@ from fwcore.errors import BackendError, FileError, FwtError
 from fwcore.frozen import changes
 from fwcore.paths import quote, show
 from fwcore.ranks import SINGLE, Ranks, check_together, is_first
-from fwcore.runs import RunFolder, default_path
+from fwcore.runs import DONE, RUNNING, RunFolder, default_path
 from fwcore.spec import RunSpec
 from fwcore.train import Data, Hooks, train
 from tasks.base import SPLITS, Task
-
-RUNNING, DONE = "running", "done"  # what a session says of its end
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+import time
+from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 
 def line_of(metrics: dict[str, Any]) -> str:
@@ -31,20 +33,20 @@ class Screen:
     """
 
     def __init__(self, total: int, quiet: bool, done: int = 0) -> None:
-        self._total, self._quiet = total, quiet
+        self._total, self._quiet, self._done = total, quiet, done
+        self._began = time.monotonic()
         console = Console(stderr=True)
         self._bar: Progress | None = None
         self._task = TaskID(0)
-        if not quiet and console.is_terminal and not console.is_dumb_terminal:
+        if not quiet and sys.stderr.isatty() and not console.is_dumb_terminal:
             columns = (
                 TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
                 BarColumn(),
                 TextColumn("{task.description}"),
-                TimeRemainingColumn(),
-                TextColumn("left"),
+                TextColumn("{task.fields[left]}"),
             )
             self._bar = Progress(*columns, console=console)
-            self._task = self._bar.add_task("starting", total=total, completed=done)
+            self._task = self._bar.add_task("starting", total=total, completed=done, left="")
 
     def __enter__(self) -> Self:
         if self._bar is not None:
@@ -60,6 +62,11 @@ class Screen:
         if self._bar is not None:
             self._bar.stop()
 
+    def _left(self, step: int) -> str:
+        """How long the rest takes at the pace so far."""
+        pace = (time.monotonic() - self._began) / max(step - self._done, 1)
+        return f"{timedelta(seconds=round(pace * (self._total - step)))} left"
+
     def show(self, metrics: dict[str, Any]) -> None:
         """One line of metrics: the bar's text for training, a line of its own for the rest."""
         if self._quiet:
@@ -68,6 +75,7 @@ class Screen:
             print(line_of(metrics), file=sys.stderr, flush=True)
         elif metrics["split"] == "train":
             text = line_of(metrics).split("train", 1)[1].strip()
-            self._bar.update(self._task, completed=metrics["step"], description=text)
+            left = self._left(metrics["step"])
+            self._bar.update(self._task, completed=metrics["step"], description=text, left=left)
         else:
             self._bar.console.print(line_of(metrics), highlight=False)

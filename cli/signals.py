@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a flag that the training loop reads between two updates."""
+"""Ctrl-C, SIGTERM and SIGHUP as a flag that the training loop reads between two updates."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ from typing import Any, Self
 
 from fwcore.errors import RankLostError
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+def _signals() -> list[int]:
+    """What asks a run to stop; not a SIGHUP that is ignored, as it is below `nohup`."""
+    found: list[int] = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        found.append(signal.SIGHUP)
+    return found
 
 
 class StopFlag:
@@ -25,7 +31,7 @@ class StopFlag:
         self.number = number
 
     def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._remember) for number in SIGNALS}
+        self._before = {number: signal.signal(number, self._remember) for number in _signals()}
         return self
 
     def __exit__(

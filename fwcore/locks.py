@@ -36,6 +36,19 @@ def take(lock: filelock.BaseFileLock, where: str, advice: str, wait: float = 0.0
         raise FileError(f"{where}: {folder} cannot be written: {error.strerror}") from error
 
 
+def is_taken(folder: Path) -> bool:
+    """Whether a process, this one included, has the lock of a folder, or nobody can tell."""
+    if not (folder / FILE).exists():
+        return False
+    lock = filelock.FileLock(folder / FILE)
+    try:
+        lock.acquire(timeout=0)
+    except (filelock.Timeout, OSError):
+        return True
+    lock.release()
+    return False
+
+
 @contextmanager
 def held(folder: Path, where: str, advice: str, wait: float = 0.0) -> Iterator[None]:
     """The lock of a folder, which is made if it is not there; see `take`."""

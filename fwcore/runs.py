@@ -31,6 +31,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 STEP_NAME = re.compile(r"step-[0-9]{8}")
 MOST_POINTER = 4096  # bytes
 LOCK = locks.FILE
+RUNNING, DONE = "running", "done"  # what a session in `run.json` says of its end
 DESKTOP = (".DS_Store", ".directory", "Thumbs.db", "desktop.ini")  # what file managers leave
 WRITTEN = (LOCK, "metrics.jsonl", "checkpoints")  # what is written where it is, not renamed to
 
@@ -270,6 +271,15 @@ class RunFolder:
         except ConfigError as error:
             raise CheckpointError(str(error)) from error
         return [note.model_dump(mode="json", exclude_unset=True) for note in notes.sessions]
+
+    def state(self) -> str:
+        """How the last session ended, or that it is running, or that its process is gone."""
+        sessions = self.sessions()
+        last = sessions[-1].get("exit", "") if sessions else "not begun"
+        if last != RUNNING or locks.is_taken(self.path):
+            return str(last)
+        step = self.latest_step()
+        return "its process is gone; " + ("nothing saved" if step is None else f"saved step {step}")
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """Add one line to `metrics.jsonl`.

@@ -48,7 +48,7 @@ def facts(run: Run, task: Task, whole: RunSpec) -> dict[str, Any]:
         "dataset": task.dataset,
         "recipe": spec.recipe,
         "parameters": params.count(model.parameters(spec.model)),
-        "state": DONE if done is not None else str((sessions or [{}])[-1].get("exit", "not begun")),
+        "state": DONE if done is not None else folder.state(),
         **(_unfinished(run, folder, task) if done is None else _finished(done)),
         "published_pct": task.published.get(run.name, {}).get(spec.model.core.size),
         "chance_pct": task.chance_error,

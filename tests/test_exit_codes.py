@@ -107,6 +107,7 @@ PROVOKED: dict[int, tuple[Callable[[Path], Done], str | None]] = {
     4: (lambda _: fwt("predict", "nowhere", "c9??c"), "error: nowhere: no such file or folder"),
     5: (lambda run: fwt(*TRAIN, run, "--lr", "1e30"), "error: train: expected finite numbers"),
     6: (lost, "error: train: expected to hear of all 2 processes"),
+    129: (lambda run: signalled("SIGHUP", run), f"{STOPPED} 1 at step 2 of 6; saved"),
     130: (lambda run: signalled("SIGINT", run), f"{STOPPED} 2 at step 2 of 6; saved"),
     143: (lambda run: signalled("SIGTERM", run), f"{STOPPED} 15 at step 2 of 6; saved"),
 }

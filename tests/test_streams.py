@@ -1,0 +1,158 @@
+"""Standard streams that are closed, full, broken, missing or narrow, in real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from fwcore.runs import RunFolder
+from tests.cli_tools import ROOT, TINY, environment, snapshot
+from tests.conftest import need
+
+FULL = Path("/dev/full")
+
+
+def shell(line: str, *arguments: object, **extra: str) -> subprocess.CompletedProcess[str]:
+    """A line of bash in which "$@" is `fwt` with arguments."""
+    words = ["bash", "-c", line, "bash", sys.executable, "-m", "cli", *map(str, arguments)]
+    return subprocess.run(
+        words, capture_output=True, text=True, cwd=ROOT, env=environment(**extra), timeout=120
+    )
+
+
+needs_full = pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
+
+
+def test_a_result_that_nobody_reads_is_no_fault() -> None:
+    done = shell('"$@" | true; echo "code ${PIPESTATUS[0]}"', "list")
+    assert (done.stdout, done.stderr) == ("code 0\n", "")
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        pytest.param('"$@" >/dev/full', "No space left on device", marks=needs_full),
+        ('"$@" >&-', "it is closed"),
+    ],
+)
+def test_a_lost_result_is_one_line(line: str, why: str) -> None:
+    done = shell(line, "list")
+    assert done.returncode == 4
+    assert done.stderr == f"error: stdout: cannot be written: {why}; the result is lost\n"
+
+
+def test_a_closed_stderr_puts_no_progress_into_the_result(tmp_path: Path) -> None:
+    need("torch")
+    words = ("train", *TINY, "--backend", "torch", "--out", tmp_path / "run", "--json")
+    done = shell('"$@" 2>&-', *words)
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["done"] is True
+    assert (tmp_path / "run" / "DONE").exists()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '"$@" 2>&1 | head -n 1 >/dev/null; exit "${PIPESTATUS[0]}"',
+        pytest.param('"$@" >/dev/null 2>/dev/full', marks=needs_full),
+    ],
+)
+def test_a_run_goes_on_without_those_who_watch(line: str, tmp_path: Path) -> None:
+    need("torch")
+    words = ("train", *TINY, "--backend", "torch", "--log-every", 1, "--out", tmp_path / "run")
+    done = shell(line, *words)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "DONE").exists()
+
+
+def test_a_closed_stdin_is_an_empty_one() -> None:
+    done = shell('"$@" <&-', "predict", "checkpoints/retrieval-fast-weights-r20", "-b", "numpy")
+    assert done.returncode != 0
+    assert done.stderr == "error: predict: expected an example a line, got none in stdin\n"
+
+
+def test_a_narrow_encoding_gets_escapes(tmp_path: Path) -> None:
+    lacking = tmp_path / "caf\u00e9"
+    done = shell('"$@"', "eval", lacking, PYTHONIOENCODING="ascii")
+    assert done.returncode == 4
+    assert "caf\\xe9: no such file" in done.stderr
+
+
+@pytest.mark.parametrize("force", ["0", "1"])
+def test_a_bar_is_for_terminals_whatever_colour_is_forced(force: str, tmp_path: Path) -> None:
+    need("torch")
+    words = ("train", *TINY, "--backend", "torch", "--log-every", 2, "--out", tmp_path / "run")
+    done = shell('"$@"', *words, **({"FORCE_COLOR": "1"} if force == "1" else {}))
+    assert done.returncode == 0
+    assert all(line.startswith("step ") for line in done.stderr.splitlines())
+
+
+SLOW = """
+import sys, time
+from cli import streams
+from cli.main import run
+from fwcore.batches import BatchOrder
+real = BatchOrder.rows
+def rows(*arguments):
+    time.sleep(0.1)
+    return real(*arguments)
+BatchOrder.rows = rows
+sys.exit(streams.guarded(lambda: run(sys.argv[1:])))
+"""
+
+
+def test_a_terminal_that_is_closed_saves_the_run(tmp_path: Path) -> None:
+    """The terminal's end sends SIGHUP, and what is written to it then fails."""
+    need("torch")
+    run = tmp_path / "run"
+    words = ("train", *TINY, "--backend", "torch", "--log-every", "1", "--out", str(run))
+    leader, follower = pty.openpty()
+    began = subprocess.Popen(
+        [sys.executable, "-c", SLOW, *map(str, words)],
+        stdin=follower, stdout=follower, stderr=follower, cwd=ROOT, env=environment(),
+        start_new_session=True,
+    )  # fmt: skip
+    os.close(follower)
+    seen = b""
+    while b"step" not in seen:
+        seen += os.read(leader, 4096)
+    os.close(leader)
+    began.send_signal(signal.SIGHUP)
+    assert began.wait(60) == 128 + signal.SIGHUP
+    folder = RunFolder(run)
+    assert "Interrupted (exit 129): train: stopped by signal 1" in folder.state()
+    assert folder.latest_step() is not None
+    assert snapshot(run)
+
+
+def test_below_nohup_a_hangup_is_ignored(tmp_path: Path) -> None:
+    need("torch")
+    run = tmp_path / "run"
+    words = ("train", *TINY, "--backend", "torch", "--out", str(run))
+    began = subprocess.Popen(
+        ["nohup", sys.executable, "-c", SLOW, *map(str, words)],
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        cwd=ROOT, env=environment(),
+    )  # fmt: skip
+    while not (run / "run.json").exists():
+        time.sleep(0.05)
+    began.send_signal(signal.SIGHUP)
+    assert began.wait(60) == 0
+    assert (run / "DONE").exists()
+
+
+def test_a_run_whose_process_is_gone_is_not_called_running(run: Path) -> None:
+    folder = RunFolder(run)
+    sessions = folder.sessions()
+    folder.write_json("run.json", {"sessions": [{**sessions[-1], "exit": "running"}]})
+    with folder:
+        assert RunFolder(run).state() == "running"
+    assert RunFolder(run).state() == "its process is gone; saved step 2"
