@@ -138,7 +138,7 @@ def test_the_exit_codes_are_those_of_the_errors() -> None:
     own = [kind for kind in vars(errors).values() if isinstance(kind, type)]
     raised = {kind for kind in own if issubclass(kind, errors.FwtError)} - {errors.Interrupted}
     assert shown.pop("Interrupted") == {
-        errors.Interrupted("", signal).exit_code for signal in (2, 15)
+        errors.Interrupted("", signal).exit_code for signal in (1, 2, 15)
     }
     assert shown == {kind.__name__: {kind.exit_code} for kind in raised}
     assert rows[0] == ("0", "")
