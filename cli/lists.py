@@ -16,11 +16,15 @@ MOST = 1000  # runs at once: each keeps a file open, and a range may be typed wr
 RANGE = re.compile(r"(-?\d+)(?:-(-?\d+))?")
 
 
+# 0,5 and 1,5e-3: what may be meant as one number, with a decimal comma
+DECIMAL_COMMA = re.compile(r"(?:^|,)\s*(0,\d+|\d+,\d+e[+-]?\d+)\s*(?:,|$)", re.IGNORECASE)
+
+
 def numbers(flag: str, text: str) -> float | list[float]:
     """`1e-3` as a number, `1e-3,2e-3` as a list of them.
 
     Raises:
-        ConfigError: naming the flag.
+        ConfigError: naming the flag; also for what may be a decimal comma.
     """
     try:
         found = [float(part) for part in text.split(",")]
@@ -29,6 +33,12 @@ def numbers(flag: str, text: str) -> float | list[float]:
             f"{flag}: expected a number, or numbers separated by commas, got {text!r}; "
             f"e.g. {flag} 0.001,0.002"
         ) from None
+    if unclear := DECIMAL_COMMA.search(text):
+        first, second = unclear[1].split(",")
+        raise ConfigError(
+            f"{flag}: expected a number with a point or a list, got {text!r}; for one number write "
+            f"{first}.{second}, for two {first}.0,{second}"
+        )
     return found if len(found) > 1 else found[0]
 
 

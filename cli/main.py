@@ -28,6 +28,7 @@ from cli import (
     train,
     verify,
 )
+from cli.command import Command
 
 app = typer.Typer(
     name="fwt",
@@ -56,6 +57,8 @@ app.command("bench")(bench.bench)
 app.command("list")(listing.show)
 app.command("data")(data.data)
 app.command("doctor")(doctor.doctor)
+for each in app.registered_commands:
+    each.cls = Command
 
 
 def _version(wanted: bool) -> None:

@@ -67,7 +67,7 @@ class Progress(pydantic.BaseModel):
         reported_s: the same at the last line of training metrics.
     """
 
-    model_config = pydantic.ConfigDict(extra="forbid")
+    model_config = pydantic.ConfigDict(extra="forbid", strict=True)
 
     step: Count = 0
     best: Best | None = None

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self, get_args
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 import pydantic
 
-from fwcore.errors import ConfigError, closest, nearest
+from fwcore.errors import ConfigError
+from fwcore.wording import explain
+
+T = TypeVar("T")
+Items = Annotated[tuple[T, ...], pydantic.Strict(False)]  # a list of JSON, kept as a tuple
 
 
 class Frozen(pydantic.BaseModel):
     """A value object: fields cannot be changed, unknown keys are refused, NaN is no number.
+
+    Types are strict: true is no number, and neither is text that reads like one.
 
     Attributes:
         omit_default: fields left out of the JSON while they have their default. A field that is
@@ -22,7 +27,7 @@ class Frozen(pydantic.BaseModel):
     """
 
     model_config = pydantic.ConfigDict(
-        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, strict=False
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, strict=True
     )
 
     omit_default: ClassVar[frozenset[str]] = frozenset()
@@ -49,7 +54,7 @@ class Frozen(pydantic.BaseModel):
         try:
             return cls.model_validate(data)
         except pydantic.ValidationError as error:
-            raise ConfigError(f"{where}: {_explain(error, cls)}") from None
+            raise ConfigError(f"{where}: {explain(error, cls)}") from None
 
     def json_data(self) -> dict[str, Any]:
         """The fields as plain JSON data; `parse` gives back an equal object."""
@@ -90,41 +95,3 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any], at: str = "") -
         elif old != new:
             found[f"{at}{key}"] = {"from": old, "to": new}
     return found
-
-
-def _fields_at(cls: type[pydantic.BaseModel], path: tuple[int | str, ...]) -> list[str]:
-    """The field names of the model that `path` (without its last part) leads to.
-
-    Where a field may hold one of several models, the next part of `path` is the `kind` of one.
-    """
-    models: list[Any] = [cls]
-    for part in path:
-        fields = [model.model_fields[part] for model in models if part in model.model_fields]
-        if fields:
-            kinds = [field.annotation for field in fields]
-            members = [member for kind in kinds for member in get_args(kind) or (kind,)]
-            models = [member for member in members if hasattr(member, "model_fields")]
-        else:
-            tags = [(model, model.model_fields.get("kind")) for model in models]
-            models = [model for model, tag in tags if tag is not None and tag.default == part]
-    return [name for model in models for name in model.model_fields]
-
-
-def _explain(error: pydantic.ValidationError, cls: type[pydantic.BaseModel]) -> str:
-    """Every fault of a validation error in one line."""
-    faults = []
-    for fault in error.errors(include_url=False):
-        path = fault["loc"]
-        name = ".".join(str(part) for part in path) or cls.__name__
-        if fault["type"] == "extra_forbidden":
-            known = nearest(str(path[-1]), _fields_at(cls, path[:-1]))
-            faults.append(f"unknown key {name!r} ({known})")
-            continue
-        message = fault["msg"].removeprefix("Value error, ")
-        given = fault.get("input")
-        shown = "" if isinstance(given, dict | pydantic.BaseModel) else f", got {name}={given!r}"
-        if fault["type"] == "literal_error":
-            choices = re.findall(r"'([^']+)'", fault["ctx"]["expected"])
-            shown += "".join(f"; did you mean {near!r}?" for near in closest(str(given), choices))
-        faults.append(f"{name}: {message[:1].lower()}{message[1:]}{shown}")
-    return "; ".join(faults)

@@ -21,7 +21,7 @@ import pydantic
 from fwcore import checkpoint, durable, files, locks
 from fwcore.checkpoint import Checkpoint, Progress
 from fwcore.errors import CheckpointError, ConfigError, DivergedError, FileError
-from fwcore.frozen import Frozen
+from fwcore.frozen import Frozen, Items
 from fwcore.params import not_finite
 from fwcore.paths import quote
 from fwcore.spec import Count, NonNegative, RunSpec
@@ -44,7 +44,7 @@ class Note(Frozen):
     model: str = ""
     dataset: str = ""
     backend: str = ""
-    argv: tuple[str, ...] = ()
+    argv: Items[str] = ()
     started: str = ""
     commit: str | None = None
     exit: str = ""
@@ -55,7 +55,7 @@ class Notes(Frozen):
 
     model_config = pydantic.ConfigDict(extra="allow")
 
-    sessions: tuple[Note, ...] = ()
+    sessions: Items[Note] = ()
 
 
 class Line(Frozen):

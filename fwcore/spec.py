@@ -12,7 +12,7 @@ from pydantic import Field, JsonValue
 
 from fwcore.cells import parse_core
 from fwcore.cells.base import MOST, CellSpec, PositiveInt
-from fwcore.frozen import Frozen, digest_of
+from fwcore.frozen import Frozen, Items, digest_of
 from fwcore.layers import EncoderSpec, HeadSpec
 
 FORMAT_VERSION = 1  # of spec.json and of checkpoints; a newer one is refused by name
@@ -112,7 +112,7 @@ class TrainSpec(Frozen):
     batch_size: PositiveInt = 128
     epochs: Epochs | None = None
     steps: PositiveInt | None = None
-    earlier: tuple[Stage, ...] = ()
+    earlier: Items[Stage] = ()
     clip: NonNegative = 0.0
     dropout: Fraction = 0.0
     head_dropout: Fraction = 0.0

@@ -9,16 +9,16 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, Strict, field_validator
 
 import tasks
 from fwcore import files, model
 from fwcore.checkpoint import read_object
 from fwcore.durable import make_folder, write_text
 from fwcore.errors import CheckpointError
-from fwcore.frozen import Frozen
+from fwcore.frozen import Frozen, Items
 from fwcore.runs import RunFolder
 from fwcore.spec import RunSpec
 
@@ -73,7 +73,7 @@ class Record(Frozen):
     command: str
     versions: dict[str, str]
     started: str = ""
-    curve: tuple[tuple[int, float], ...] = ()
+    curve: Items[Annotated[tuple[int, float], Strict(False)]] = ()
 
     @field_validator("spec")
     @classmethod

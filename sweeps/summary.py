@@ -9,7 +9,7 @@ import pydantic
 
 from fwcore import checkpoint
 from fwcore.errors import ConfigError, FileError
-from fwcore.frozen import Frozen
+from fwcore.frozen import Frozen, Items
 
 FILE = "summary.json"
 
@@ -36,7 +36,7 @@ class Trial(Frozen):
     val_error_pct: float | None
     val_error_sd: float | None
     val_loss: float | None
-    runs: tuple[Ended, ...]
+    runs: Items[Ended]
 
 
 class Group(Frozen):
@@ -49,7 +49,7 @@ class Group(Frozen):
     tried: int
     chosen: Values | None
     command: str | None
-    trials: tuple[Trial, ...]
+    trials: Items[Trial]
 
 
 class Summary(Frozen):
@@ -66,7 +66,7 @@ class Summary(Frozen):
     control: str | None
     base: Values
     search: Values
-    groups: tuple[Group, ...]
+    groups: Items[Group]
 
 
 def read(folder: Path) -> Summary:

@@ -60,11 +60,38 @@ class Done:
         return [line for line in self.err.splitlines() if line.startswith("error:")]
 
 
+def words_of(arguments: Sequence[object]) -> list[str]:
+    """Arguments as words; of an option of `fwt train` that stands twice, the last.
+
+    So a test may add to `TINY` what it needs, which the command itself would refuse.
+    """
+    words = [str(argument) for argument in arguments]
+    groups: list[list[str]] = []
+    for word in words:
+        if word.startswith("--") or not groups:
+            groups.append([])
+        groups[-1].append(word)
+    names = [group[0] for group in groups]
+    if "train" not in words or len(set(names)) == len(names):
+        return words
+    # what follows an option and its value are short options, which stay
+    kept = [
+        group if name == "--set" or name not in names[at + 1 :] else group[2:]
+        for at, (name, group) in enumerate(zip(names, groups, strict=True))
+    ]
+    return [word for group in kept for word in group]
+
+
 def fwt(*arguments: object) -> Done:
     """The real command, in this process."""
+    return typed(*words_of(arguments))
+
+
+def typed(*words: str) -> Done:
+    """The same, with words just as they are."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = run([str(argument) for argument in arguments])
+        code = run(list(words))
     return Done(code, out.getvalue(), err.getvalue())
 
 
@@ -101,7 +128,7 @@ def environment(**extra: str) -> dict[str, str]:
 
 def python(code: str, *arguments: object, **extra: str) -> Done:
     """A Python process in the checkout that runs `code`."""
-    words = [sys.executable, "-c", code, *map(str, arguments)]
+    words = [sys.executable, "-c", code, *words_of(arguments)]
     done = subprocess.run(
         words, capture_output=True, text=True, cwd=ROOT, env=environment(**extra), timeout=120
     )
@@ -160,7 +187,7 @@ class Forker:
 
     def __call__(self, code: str, *arguments: object, err: str = "") -> Done:
         """Like `python`; `err` names a terminal that stderr is to be."""
-        words = [str(argument) for argument in arguments]
+        words = words_of(arguments)
         self._err.write_text("")
         places = {"out": str(self._out), "err": err or str(self._err)}
         job = {"code": code, "arguments": words, **places}

@@ -30,6 +30,7 @@ from tests.cli_tools import (
     good,
     python,
     snapshot,
+    words_of,
 )
 from tests.conftest import need
 
@@ -206,7 +207,7 @@ def test_ctrl_c_from_outside_while_training(tmp_path):
     need("torch")
     run = tmp_path / "run"
     endless = ("--steps", 10**6, "--log-every", 20, "--backend", "torch", "--out", run)
-    words = [sys.executable, "-c", START + END, "train", *TINY, *map(str, endless)]
+    words = words_of((sys.executable, "-c", START + END, "train", *TINY, *endless))
     process = subprocess.Popen(
         words,
         cwd=ROOT,

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from fwcore import checkpoint
-from tests.cli_tools import ROOT, TINY, Done, environment, python
+from tests.cli_tools import ROOT, TINY, Done, environment, python, words_of
 from tests.conftest import need
 from tests.test_cli_signals import UPDATE, hit
 from tests.test_guides import CODES, text_of
@@ -34,7 +34,7 @@ def documented() -> list[int]:
 
 def fwt(*words: object) -> Done:
     done = subprocess.run(
-        [sys.executable, "-m", "cli", *map(str, words)],
+        [sys.executable, "-m", "cli", *words_of(words)],
         cwd=ROOT,
         env=environment(MLX_DISABLE_COMPILE="1"),
         capture_output=True,
@@ -57,12 +57,14 @@ def lost(run: Path) -> Done:
     script, hosts = run.with_suffix(".py"), run.with_suffix(".json")
     script.write_text(DRIVER.format(number="1", count=3, signal="SIGKILL"))
     hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in free_ports(2)]))
-    words = [sys.executable, script, "train", *RUN, "--backend", "mlx", "--out", run, "-q"]
+    words = words_of(
+        [sys.executable, script, "train", *RUN, "--backend", "mlx", "--out", run, "-q"]
+    )
     path = os.pathsep.join([str(ROOT), os.environ["PYTHONPATH"]])
     more = {"MLX_HOSTFILE": str(hosts), "PYTHONPATH": path, "MLX_DISABLE_COMPILE": "1"}
     first, second = (
         subprocess.Popen(
-            [str(word) for word in words],
+            words,
             cwd=ROOT,
             env=environment(MLX_RANK=str(rank), **more),
             stdout=subprocess.PIPE,

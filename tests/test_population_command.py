@@ -242,12 +242,15 @@ REFUSED: list[tuple[list[str], tuple[object, ...]]] = [
     (["--seeds", "--seed", "got both"], ("--seeds", "0-2", "--seed", "1")),
     (["--lr", "numbers separated by commas", "'1e-3,'", "0.001,0.002"], ("--lr", "1e-3,")),
     (["--rate", "'fast'"], ("--rate", "fast")),
+    (["--lr", "'1,5e-3'", "write 1.5e-3", "for two 1.0,5e-3"], ("--lr", "1,5e-3")),
+    (["--lr", "'1e-3,2,5E-3'", "write 2.5E-3"], ("--lr", "1e-3,2,5E-3")),
+    (["--decay", "'0,9'", "write 0.9"], ("--decay", "0,9")),
     (["train.lr", "got train.lr=-1.0"], ("--lr", "1e-3,-1")),
-    (["decay", "less than or equal to 1", "decay=1.5"], ("--decay", "0.5,1.5")),
+    (["decay", "expected at most 1", "decay=1.5"], ("--decay", "0.5,1.5")),
     (["unknown key 'decay'"], ("--decay", "0.5,0.9", "--model", "lstm")),
-    (["train.seed", "valid integer"], ("--set", 'train.seed=[1, "x"]')),
-    (["train.seed", "valid integer"], ("--set", "train.seed=[]")),
-    (["train.clip", "valid number"], ("--set", "train.clip=[1, 2]")),
+    (["train.seed", "expected a whole number"], ("--set", 'train.seed=[1, "x"]')),
+    (["train.seed", "expected a whole number"], ("--set", "train.seed=[]")),
+    (["train.clip", "expected a number"], ("--set", "train.clip=[1, 2]")),
 ]
 
 

@@ -18,7 +18,17 @@ from fwcore.batches import Dropout
 from fwcore.errors import BackendError, ConfigError
 from fwcore.ranks import SINGLE, Spread, check_launcher, check_together
 from fwcore.spec import RunSpec
-from tests.cli_tools import ROOT, TINY, Done, environment, good, python, refused, snapshot
+from tests.cli_tools import (
+    ROOT,
+    TINY,
+    Done,
+    environment,
+    good,
+    python,
+    refused,
+    snapshot,
+    words_of,
+)
 from tests.conftest import need
 from tests.tolerances import assert_close
 
@@ -83,7 +93,7 @@ def launch(backend: str, processes: int, *words: object) -> Done:
         start = [folder / "mlx.launch", "-n", processes, "--backend", "ring", "--", sys.executable]
     places = [str(ROOT), os.environ["PYTHONPATH"]]
     found = subprocess.run(
-        [str(word) for word in (*start, *words)],
+        words_of((*start, *words)),
         cwd=ROOT,
         env=environment(OMP_NUM_THREADS="1", PYTHONPATH=os.pathsep.join(places)),
         capture_output=True,

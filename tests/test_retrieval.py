@@ -186,11 +186,11 @@ def test_parse_names_the_mistake(text: str, words: list[str]) -> None:
     ("options", "words"),
     [
         ({"pairs": 27}, ["pairs=27", "at most 26", "letters are distinct"]),
-        ({"renamings": -1}, ["renamings", "greater than or equal to 0", "-1"]),
+        ({"renamings": -1}, ["renamings", "expected at least 0", "-1"]),
         ({"pairs": 0}, ["pairs=0", "at least 1"]),
-        ({"train": 0}, ["train=0", "greater than or equal to 1"]),
-        ({"val": -1}, ["val=-1", "greater than or equal to 1"]),
-        ({"test": 0}, ["test=0", "greater than or equal to 1"]),
+        ({"train": 0}, ["train=0", "expected at least 1"]),
+        ({"val": -1}, ["val=-1", "expected at least 1"]),
+        ({"test": 0}, ["test=0", "expected at least 1"]),
         ({"pair": 3}, ["unknown key 'pair'", "did you mean 'pairs'"]),
     ],
 )

@@ -19,6 +19,7 @@ import pydantic
 from fwcore import memory as memories
 from fwcore.cells.base import CellSpec, Weights
 from fwcore.cells.common import normalise
+from fwcore.frozen import Items
 from fwcore.lookup import dense
 from fwcore.memory import HistoryMemory, Memory, Plan, Rates
 from fwcore.ops import Array, Ops
@@ -75,9 +76,9 @@ class Spec(CellSpec):
     bias: bool = False
     trained: bool = False
     init_scale: float = 0.05
-    store: tuple[Step, ...] | None = None
+    store: Items[Step] | None = None
     wipe: bool = False
-    integrate: tuple[Step, ...] = ()
+    integrate: Items[Step] = ()
 
     @property
     def memory_reads(self) -> int:
