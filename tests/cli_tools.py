@@ -66,13 +66,13 @@ def words_of(arguments: Sequence[object]) -> list[str]:
     So a test may add to `TINY` what it needs, which the command itself would refuse.
     """
     words = [str(argument) for argument in arguments]
-    groups: list[list[str]] = []
+    groups: list[list[str]] = [[]]
     for word in words:
-        if word.startswith("--") or not groups:
+        if word.startswith("--"):
             groups.append([])
         groups[-1].append(word)
-    names = [group[0] for group in groups]
-    if "train" not in words or len(set(names)) == len(names):
+    names = [" ".join(group[:1]) for group in groups]
+    if "train" not in groups[0] or len(set(names)) == len(names):
         return words
     # what follows an option and its value are short options, which stay
     kept = [

@@ -93,7 +93,7 @@ def launch(backend: str, processes: int, *words: object) -> Done:
         start = [folder / "mlx.launch", "-n", processes, "--backend", "ring", "--", sys.executable]
     places = [str(ROOT), os.environ["PYTHONPATH"]]
     found = subprocess.run(
-        words_of((*start, *words)),
+        [*map(str, start), *words_of(words)],
         cwd=ROOT,
         env=environment(OMP_NUM_THREADS="1", PYTHONPATH=os.pathsep.join(places)),
         capture_output=True,

@@ -143,7 +143,7 @@ def test_a_search_has_one_budget_for_each_group(tmp_path):
         (f"{SEARCH}lr = {{ low = 3, high = 2 }}\n", ["low <= high", "low=3.0"]),
         (f"{SEARCH}lr = {{ low = 0, high = 2, log = true }}\n", ["low > 0"]),
         (f"{SEARCH}lr = 3\n", ["lr=3"]),
-        (f"{SEARCH}dropout = {{ low = 0, high = 1 }}\n", ["train.dropout", "less than 1"]),
+        (f"{SEARCH}dropout = {{ low = 0, high = 1 }}\n", ["train.dropout", "number below 1"]),
         (f'{SEARCH}schedule = ["cosine", "cosin"]\n', ["'cosin'", "did you mean 'cosine'"]),
         (f"{SEARCH}batch_size = {{ low = 1.5, high = 3, integer = true }}\n", ["whole bounds"]),
         ('population = "some"\n', ["population='some'"]),
