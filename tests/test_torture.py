@@ -233,7 +233,7 @@ def test_a_plan_depends_on_seed_backend_and_number_alone_and_strikes_everywhere(
     points += ["open x", "fsync x", "rename x to y"] * 5
 
     def plans_of(seed: int) -> list[list[Blow]]:
-        return [blows(seed, "torch", number, points) for number in range(290)]
+        return [blows(seed, "torch", number, points) for number in range(10 * len(ROUND))]
 
     plans = plans_of(3)
     assert plans == plans_of(3)
@@ -284,6 +284,15 @@ def test_the_harness_expects_the_documented_ends():
     assert unexpected(Blow("kill"), ended(1)) != []
     assert unexpected(Blow("term"), ended(143, "x; go on with: fwt train --resume r\n")) == []
     assert unexpected(Blow("term"), ended(143, "")) != []
+    assert unexpected(Blow("hup"), ended(129, "x; go on with: fwt train --resume r\n")) == []
+    assert unexpected(Blow("hup"), ended(-1)) == []  # before there was a run
+    assert unexpected(Blow("hup"), ended(143, "x; go on with: fwt train --resume r\n")) != []
+    assert unexpected(Blow("pipe"), ended(0, "step 1\n")) == []
+    assert unexpected(Blow("device"), ended(4, "step 1\n")) == []
+    assert unexpected(Blow("closed"), ended(4)) == []
+    for kind in ("pipe", "device", "closed"):
+        assert unexpected(Blow(kind), ended(1, "step 1\n")) != []
+        assert unexpected(Blow(kind), ended(120)) != []
 
 
 RAISING = """

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tools.torture import judge
-from tools.torture.moment import forbid
-from tools.torture.plan import Blow, blows
+from tools.torture.moment import SIGNALS, forbid
+from tools.torture.plan import STREAMS, Blow, blows
 from tools.torture.start import Disk, Ended, begin, words
 
 STAYS = re.compile(r"(step-[0-9]{8}): cannot be removed")
@@ -84,7 +84,7 @@ class Bench:
     def _strike(self, run: Path, blow: Blow, told: Told) -> None:
         """One process that something happens to, and a look at what it leaves."""
         ended = begin(
-            words(run, self.backend),
+            words(run, self.backend, blow),
             run,
             blow,
             blow.share * self.seconds,
@@ -95,8 +95,8 @@ class Bench:
         if blow.kind == "readonly" and run.exists():
             forbid(run, 0o755)
         done = (run / "DONE").exists()
-        if ended.code == FINE and not done:
-            told.faults.append(f"{blow.kind}: exit code 0, but no DONE")
+        if (ended.code == FINE or blow.kind in STREAMS) and not done:
+            told.faults.append(f"{blow.kind}: exit code {ended.code}, but no DONE")
         if ended.code == FINE and (blow.kind in ("disk", "time", "torn") or not ended.points):
             told.missed.append(blow.kind)
         else:
@@ -132,6 +132,11 @@ def unexpected(blow: Blow, ended: Ended) -> list[str]:
     """What is wrong with how a process ended, after what happened to it."""
     lines = ended.err.splitlines()
     shown = f"exit code {ended.code}: {ended.err[-2000:]}"
+    if blow.kind in STREAMS:
+        progress = all(line.startswith("step ") for line in lines)
+        return (
+            [] if progress and ended.code == (FINE if blow.kind == "pipe" else REFUSED) else [shown]
+        )
     if ended.code == FINE:
         return [] if _warned(blow, lines) else [shown]
     if blow.kind == "again" and ended.code == USAGE:
@@ -141,7 +146,7 @@ def unexpected(blow: Blow, ended: Ended) -> list[str]:
         return [] if ended.code == -signal.SIGKILL and not lines else [shown]
     if blow.kind == "torn":
         return [] if ended.code == -signal.SIGXFSZ and not lines else [shown]
-    if blow.kind in ("term", "int"):
+    if blow.kind in ("term", "hup", "int"):
         return _unsaved(blow, ended, shown)
     *before, last = lines or [""]
     refused = ended.code == REFUSED and last.startswith("error: ") and _warned(blow, before)
@@ -156,8 +161,9 @@ def _warned(blow: Blow, lines: list[str]) -> bool:
 
 def _unsaved(blow: Blow, ended: Ended, shown: str) -> list[str]:
     """Faults of a process that was asked to stop: it says where it saved, or had nothing yet."""
-    number = signal.SIGTERM if blow.kind == "term" else signal.SIGINT
+    number = SIGNALS[blow.kind]
     if ended.code == 128 + number and "go on with: fwt train --resume" in ended.err:
         return []
-    early = {-signal.SIGTERM: "", 130: f"interrupted{os.linesep}"}  # before there was a run
-    return [] if early.get(ended.code) == ended.err else [shown]
+    # before there was a run
+    early = (130, f"interrupted{os.linesep}") if blow.kind == "int" else (-number, "")
+    return [] if (ended.code, ended.err) == early else [shown]

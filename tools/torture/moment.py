@@ -20,7 +20,7 @@ CALLS = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir")  # of Python'
 DIGITS = re.compile(r"\d{2,}")
 SIGNALS = {
     "kill": signal.SIGKILL, "late": signal.SIGKILL, "term": signal.SIGTERM,
-    "int": signal.SIGINT, "again": signal.SIGSTOP,
+    "hup": signal.SIGHUP, "int": signal.SIGINT, "again": signal.SIGSTOP,
 }  # fmt: skip
 
 
@@ -106,6 +106,8 @@ def strike(blow: Blow, run: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (blow.size, most))
     elif blow.kind in FAILING:
         fail()
+    elif blow.kind in ("pipe", "device"):
+        lose_output(blow.kind)
     elif blow.kind == "readonly":
         forbid(run, 0o555)
         become_nobody()
@@ -114,6 +116,25 @@ def strike(blow: Blow, run: Path) -> None:
 def fail() -> NoReturn:
     """Raised before a call, or by an audit hook in its place, this is what the call answers."""
     raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def lose_output(kind: str) -> None:
+    """Make stdout and stderr a pipe that nobody reads, or a device that is full."""
+    if kind == "pipe":
+        reader, writer = os.pipe()
+        os.close(reader)
+    else:
+        writer = os.open("/dev/full", os.O_WRONLY)
+    for number in (1, 2):
+        os.dup2(writer, number)
+    os.close(writer)
+
+
+def close_streams() -> None:
+    """Close stdin, stdout and stderr, as Python sees those that were closed when it began."""
+    for number in range(3):
+        os.close(number)
+    sys.stdin = sys.stdout = sys.stderr = None  # type: ignore[assignment]
 
 
 def forbid(run: Path, mode: int) -> None:

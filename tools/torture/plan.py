@@ -12,6 +12,7 @@ ROUND = (
     "kill", "kill", "torn", "kill", "late", "kill", "term", "kill", "time", "kill",
     "full", "kill", "torn", "kill", "int", "kill", "again", "kill", "readonly", "kill",
     "late", "kill", "disk", "kill", "torn", "fsync", "rename", "fsync", "rename",
+    "hup", "pipe", "device", "closed",
 )  # fmt: skip
 MEANING = {
     "kill": "SIGKILL before a call that changes or reads the run folder, an update, an evaluation",
@@ -19,24 +20,22 @@ MEANING = {
     "time": "SIGKILL from outside, after a random time",
     "torn": "the kernel writes the first bytes of a write, then kills (SIGXFSZ)",
     "term": "SIGTERM",
+    "hup": "SIGHUP",
     "int": "SIGINT",
     "full": "no file may grow any more (RLIMIT_FSIZE), from some call on",
     "disk": "a file system with too little room",
     "readonly": "the run folder and what is in it may not be written any more, from some call on",
     "fsync": "a file or folder cannot be synced (EIO), once or from then on",
     "rename": "a file or folder cannot be renamed (EIO), once or from then on",
+    "pipe": "stdout and stderr become a pipe that nobody reads, from some call on",
+    "device": "stdout and stderr become a device that is full, from some call on",
+    "closed": "stdin, stdout and stderr are closed from the beginning",
     "again": "a second process starts in the same folder while the first stands still",
 }
 FAILING = ("fsync", "rename")  # calls that answer with an error; the first word of a boundary
-GONE_ON = (
-    "kill",
-    "late",
-    "time",
-    "torn",
-    "term",
-    "full",
-    *FAILING,
-)  # whose next process may die, too
+STREAMS = ("pipe", "device", "closed")  # nothing that is shown ends a run
+# whose next process may die, too
+GONE_ON = ("kill", "late", "time", "torn", "term", "hup", "full", *FAILING)
 LARGEST = 50_000  # bytes; more than any file of the run has
 SMALLEST_DISK, LARGEST_DISK = 24, 220  # KiB; the run needs at most some 250
 MORE = 3  # processes that go on and are killed, too, at most

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.torture.moment import Moment
-from tools.torture.plan import Blow
+from tools.torture.moment import Moment, close_streams
+from tools.torture.plan import STREAMS, Blow
 
 # nothing is downloaded, and results are the same to the bit, which a GPU does not promise
 SETTINGS = {"FWT_OFFLINE": "1", "FWT_DEVICE": "cpu"}
@@ -68,11 +68,12 @@ def load(backend: str) -> None:
         torch.optim.AdamW([torch.zeros(1, requires_grad=True)], fused=True)  # imports more
 
 
-def words(run: Path, backend: str) -> list[str]:
-    """The command that begins a run, or goes on with it."""
+def words(run: Path, backend: str, blow: Blow | None = None) -> list[str]:
+    """The command that begins a run, or goes on with it; it shows progress if that is lost."""
     known = (run / "spec.json").exists()
     begin = ("--resume", str(run)) if known else (*RUN, "--out", str(run))
-    return ["train", *begin, "--backend", backend, "--quiet"]
+    quiet = () if blow is not None and blow.kind in STREAMS else ("--quiet",)
+    return ["train", *begin, "--backend", backend, *quiet]
 
 
 def _child(command: list[str], run: Path, blow: Blow | None, told: int, err: int) -> None:
@@ -82,21 +83,24 @@ def _child(command: list[str], run: Path, blow: Blow | None, told: int, err: int
     code = 1
     try:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # SIGXFSZ would write one
-        # a harness in the background of a shell hands on that Ctrl-C is ignored
+        # a harness in the background of a shell hands on that Ctrl-C is ignored, and below
+        # `nohup` that a hangup is
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
         quiet = os.open(os.devnull, os.O_WRONLY)
         os.dup2(quiet, 1)
         os.dup2(err, 2)
-        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
+        from cli import streams
         from cli.main import run as command_line
 
+        if blow is not None and blow.kind == "closed":
+            close_streams()
         Moment(run, blow, lambda label: _write(told, label)).watch()
-        code = command_line(command)
+        code = streams.guarded(lambda: command_line(command))
     finally:  # whatever was raised, a child never goes on in the harness
-        if sys.exc_info()[0] is not None:
-            traceback.print_exc()  # and it ends with 1, which the judge takes for a fault
-        sys.stdout.flush()
-        sys.stderr.flush()
+        if sys.exc_info()[0] is not None:  # it ends with 1, which the judge takes for a fault
+            os.write(err, traceback.format_exc().encode())
         os._exit(code)
 
 
