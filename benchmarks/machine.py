@@ -1,4 +1,4 @@
-"""The machine: the name of its CPU, the memory that is free, and the peak of this process."""
+"""The machine: the name of its CPU, and the peak memory of this process."""
 
 from __future__ import annotations
 
@@ -9,11 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import psutil
-
 STATUS = Path("/proc/self/status")
 CLEAR = Path("/proc/self/clear_refs")
-LIMITS = Path("/sys/fs/cgroup")
 
 
 def cpu_name() -> str:
@@ -26,15 +23,6 @@ def cpu_name() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
-
-
-def free_bytes() -> int:
-    """Bytes that this process may still take: of the machine, and of its control group."""
-    free = int(psutil.virtual_memory().available)
-    limit, used = LIMITS / "memory.max", LIMITS / "memory.current"
-    if limit.is_file() and (most := limit.read_text().strip()) != "max":
-        free = min(free, int(most) - int(used.read_text()))
-    return free
 
 
 def _status(field: str) -> int:

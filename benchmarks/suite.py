@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks import child, machine, roofline, timing
+from benchmarks import child, roofline, timing
 from benchmarks.check import STREAMED, check, check_stream, checked_shape
 from benchmarks.roofline import Ceilings
 from benchmarks.shapes import TRAIN, Array, Shape, batch_of, spec_of, weights_of
 from benchmarks.subjects import NAIVE, OWN, Framework, Subject, kind_of
-from fwcore import estimate
+from fwcore import estimate, limits
 from fwcore.errors import CheckFailed, FwtError
 
 MEASURES = ("train", "forward", "stream", "memory")
@@ -165,7 +165,7 @@ def lacks_room(side: Framework, name: str, shape: Shape) -> str:
     needed = estimate.training_bytes(spec, train, shape.steps, form)
     room = side.backend.memory_bytes(side.device)
     if side.device == "cpu":
-        room = min(room, machine.free_bytes())
+        room = min(room, limits.free_bytes())
     if needed <= room:
         return ""
     return f"a step needs about {needed / 2**30:.1f} GiB, {room / 2**30:.1f} GiB are free"

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cli import completion as complete
 from cli import options
 from fwcore.paths import show
 
@@ -22,13 +23,23 @@ def convert(
     target: Annotated[
         Path, typer.Argument(parser=options.path, help="The folder to write; it must not exist.")
     ],
-    to: Annotated[str, typer.Option("--to", help="torch, mlx or fwt.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to", autocompletion=complete.of(complete.layouts), help="torch, mlx or fwt."
+        ),
+    ],
     spec: Annotated[
         Path | None,
         typer.Option(parser=options.path, help="spec.json of a file that does not say what it is."),
     ] = None,
     source_layout: Annotated[
-        str | None, typer.Option("--from", help="Layout of such a file: torch, mlx or fwt.")
+        str | None,
+        typer.Option(
+            "--from",
+            autocompletion=complete.of(complete.layouts),
+            help="Layout of such a file: torch, mlx or fwt.",
+        ),
     ] = None,
     check: Annotated[
         bool, typer.Option("--verify", help="Run the result on every installed backend.")

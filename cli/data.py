@@ -7,16 +7,25 @@ from typing import Annotated, Any
 
 import typer
 
+from cli import completion as complete
 from cli import options
 
 
 def data(
-    task: Annotated[str, typer.Argument(help="retrieval or mnist-glimpse.")],
+    task: options.TaskName,
     pairs: Annotated[int | None, typer.Option(help="K key-value pairs a string.")] = None,
-    policy: Annotated[str | None, typer.Option(help="Glimpse policy; see fwt list.")] = None,
-    dataset: Annotated[str | None, typer.Option(help="Dataset; see fwt list.")] = None,
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            autocompletion=complete.of(complete.policies), help="Glimpse policy; see fwt list."
+        ),
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(autocompletion=complete.of(complete.datasets), help="Dataset; see fwt list."),
+    ] = None,
     data_dir: options.DataDir = None,
-    split: Annotated[str, typer.Option(help="train, val or test.")] = "train",
+    split: options.Split = "train",
     show: Annotated[int, typer.Option(min=0, help="How many examples to print.")] = 3,
     as_json: options.AsJson = False,
     debug: options.Debug = False,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from cli import completion as complete
 from cli import options
 from fwcore.paths import show
 
@@ -14,10 +15,19 @@ from fwcore.paths import show
 def evaluate(
     checkpoint: options.Checkpoint,
     backend: options.Backend = "auto",
-    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
-    task: Annotated[str | None, typer.Option(help="Refuse a checkpoint of another task.")] = None,
+    split: options.Split = "test",
+    task: Annotated[
+        str | None,
+        typer.Option(
+            autocompletion=complete.of(complete.tasks), help="Refuse a checkpoint of another task."
+        ),
+    ] = None,
     dataset: Annotated[
-        str | None, typer.Option(help="Another dataset of the same task than trained on.")
+        str | None,
+        typer.Option(
+            autocompletion=complete.of(complete.datasets),
+            help="Another dataset of the same task than trained on.",
+        ),
     ] = None,
     data_dir: options.DataDir = None,
     device: options.Device = "auto",

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import psutil
-
 import backends
 import tasks
 from backends.contract import Compiled
+from fwcore import limits
 from fwcore import memory as memories
 from fwcore.checkpoint import Checkpoint
 from fwcore.errors import ConfigError
@@ -39,7 +38,7 @@ def opened(
         raise ConfigError(f"{path}: expected a checkpoint of task {task!r}, got task={kind!r}")
     options = dict(found.spec.task) | ({"dataset": dataset} if dataset else {})
     subject = tasks.load(tasks.parse(options, str(path)), data_dir)
-    check_memory(subject.data_bytes, psutil.virtual_memory().total, "this machine")
+    check_memory(subject.data_bytes, limits.memory_bytes(), "this machine")
     return found, subject
 
 

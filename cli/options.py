@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cli import completion as complete
 from cli import failure
 from fwcore import paths
 from fwcore.errors import ConfigError
@@ -29,7 +30,14 @@ def path(given: Any) -> Path:
 BACKENDS = "auto, torch, mlx or numpy"
 
 Backend = Annotated[
-    str, typer.Option("--backend", "-b", envvar="FWT_BACKEND", help=f"Framework: {BACKENDS}.")
+    str,
+    typer.Option(
+        "--backend",
+        "-b",
+        envvar="FWT_BACKEND",
+        autocompletion=complete.of(complete.backends),
+        help=f"Framework: {BACKENDS}.",
+    ),
 ]
 ReadBackend = Annotated[
     str,
@@ -37,17 +45,24 @@ ReadBackend = Annotated[
         "--backend",
         "-b",
         envvar="FWT_BACKEND",
+        autocompletion=complete.of(complete.backends),
         help=f"Framework: {BACKENDS}; numpy starts fastest.",
     ),
 ]
 Device = Annotated[
     str,
-    typer.Option(envvar="FWT_DEVICE", help="auto, cpu, gpu, cuda, cuda:N or mps; see fwt doctor."),
+    typer.Option(
+        envvar="FWT_DEVICE",
+        autocompletion=complete.of(complete.devices),
+        help="auto, cpu, gpu, cuda, cuda:N or mps; see fwt doctor.",
+    ),
 ]
 Memory = Annotated[
     str,
     typer.Option(
-        envvar="FWT_MEMORY", help="Fast memory: auto, fused, matrix, attention or chunked."
+        envvar="FWT_MEMORY",
+        autocompletion=complete.of(complete.memories),
+        help="Fast memory: auto, fused, matrix, attention or chunked.",
     ),
 ]
 DataDir = Annotated[
@@ -57,6 +72,26 @@ DataDir = Annotated[
         envvar="FWT_DATA_DIR",
         parser=path,
         help="Folder of the dataset's files; without it: the cache, then a download.",
+    ),
+]
+Split = Annotated[
+    str,
+    typer.Option(autocompletion=complete.of(complete.splits), help="train, val or test."),
+]
+Backends = Annotated[
+    str,
+    typer.Option(
+        "--backends",
+        autocompletion=complete.several(complete.named_backends),
+        help="Comma-separated; the default is all installed.",
+    ),
+]
+TaskName = Annotated[
+    str,
+    typer.Argument(
+        autocompletion=complete.of(complete.tasks),
+        help="retrieval or mnist-glimpse.",
+        show_default=False,
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli import completion as complete
 from cli import options
 from fwcore.paths import show
 
@@ -34,12 +35,21 @@ def report(
         Path, typer.Option("--out", "-o", parser=options.path, help="The page, a file .html.")
     ] = Path("report.html"),
     split: Annotated[
-        str, typer.Option(help="train, val or test: of the confusion and the examples.")
+        str,
+        typer.Option(
+            autocompletion=complete.of(complete.splits),
+            help="train, val or test: of the confusion and the examples.",
+        ),
     ] = "val",
     hardest: Annotated[int, typer.Option(min=0, help="Examples shown of each run.")] = 6,
     backend: options.ReadBackend = "numpy",
     names: Annotated[
-        str, typer.Option("--backends", help="Compared with each other, as fwt verify has it.")
+        str,
+        typer.Option(
+            "--backends",
+            autocompletion=complete.several(complete.named_backends),
+            help="Compared with each other, as fwt verify has it.",
+        ),
     ] = "all",
     data_dir: options.DataDir = None,
     device: options.Device = "auto",

@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
+from cli import completion as complete
 from cli import options
 from cli.train import flag
 
 
 def reproduce(
-    task: Annotated[str, typer.Argument(help="retrieval or mnist-glimpse.", show_default=False)],
+    task: options.TaskName,
     quick: Annotated[
         bool, typer.Option("--quick", help="R = 50, one seed, few epochs: minutes on two cores.")
     ] = False,
@@ -21,7 +22,14 @@ def reproduce(
         flag("--group", "table, control or harder; may be repeated; default: table.", "What"),
     ] = None,
     model: Annotated[
-        list[str] | None, flag("--model", "Of these models alone; may be repeated.", "What", "-m")
+        list[str] | None,
+        flag(
+            "--model",
+            "Of these models alone; may be repeated.",
+            "What",
+            "-m",
+            autocompletion=complete.of(complete.models),
+        ),
     ] = None,
     size: Annotated[
         list[int] | None, flag("--size", "Of these R alone; may be repeated.", "What", "-R")
@@ -31,7 +39,13 @@ def reproduce(
     ] = None,
     backend: Annotated[
         str | None,
-        flag("--backend", "torch or mlx; default: torch, and some cells on mlx.", "What", "-b"),
+        flag(
+            "--backend",
+            "torch or mlx; default: torch, and some cells on mlx.",
+            "What",
+            "-b",
+            autocompletion=complete.of(complete.named_backends),
+        ),
     ] = None,
     device: options.Device = "auto",
     data_dir: options.DataDir = None,

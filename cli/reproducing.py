@@ -18,7 +18,7 @@ from cli.lists import whole_numbers
 from cli.options import Cluster
 from cli.resolve import layer, resolve
 from cli.signals import StopFlag
-from fwcore import locks
+from fwcore import limits, locks
 from fwcore.durable import make_folder, write_text
 from fwcore.errors import (
     BackendError,
@@ -228,9 +228,7 @@ class Reproduction:
             return self.cluster.workers
         if self.on_gpu or find_spec("distributed") is None:
             return 1
-        from cli.sweeping import cores
-
-        return cores()
+        return limits.cores()
 
 
 def _state(cell: Cell, stored: bool, job: Job | None) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +11,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 import backends
 import tasks
 from cli.lists import whole_numbers
@@ -21,7 +18,7 @@ from cli.options import Cluster
 from cli.resolve import layer, resolve
 from cli.signals import StopFlag
 from cli.train import SPEC_FLAGS
-from fwcore import checkpoint, locks
+from fwcore import checkpoint, limits, locks
 from fwcore.errors import BackendError, CheckFailed, ConfigError, DivergedError
 from fwcore.frozen import differences
 from fwcore.paths import quote, show
@@ -109,7 +106,7 @@ class Sweep:
         """How many processes are started here."""
         if self.cluster.workers is not None:
             return self.cluster.workers
-        return 1 if self.on_gpu else max(1, cores() // self.cluster.threads)
+        return 1 if self.on_gpu else max(1, limits.cores() // self.cluster.threads)
 
     def jobs_of(self, group: Group, setting: Setting) -> tuple[Job, ...]:
         """The jobs of a setting, one for each seed; paths are absolute, for workers elsewhere."""
@@ -181,16 +178,6 @@ def _seeds(text: str) -> list[int]:
     """`0-2` as numbers. Raises ConfigError."""
     found = whole_numbers("seed", text)
     return found if isinstance(found, list) else [found]
-
-
-def cores() -> int:
-    """Physical cores of this machine, but no more than this process may use."""
-    return min(psutil.cpu_count(logical=False) or 1, _usable())
-
-
-def _usable() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def sweep(request: Request, cluster: Cluster, dry_run: bool, as_json: bool, quiet: bool) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cli import completion as complete
 from cli import options
 
 # flag -> where its value goes in the run's spec; a test walks every row
@@ -54,10 +55,24 @@ def flag(name: str, text: str, panel: str, *more: str, **settings: Any) -> Any:
 
 def train(
     context: typer.Context,
-    task: Annotated[str | None, flag("--task", "retrieval or mnist-glimpse.", "What")] = None,
+    task: Annotated[
+        str | None,
+        flag(
+            "--task",
+            "retrieval or mnist-glimpse.",
+            "What",
+            autocompletion=complete.of(complete.tasks),
+        ),
+    ] = None,
     model: Annotated[
         str | None,
-        flag("--model", "fast-weights, rnn, irnn, lstm, gru, alstm or convnet.", "What", "-m"),
+        flag(
+            "--model",
+            "fast-weights, rnn, irnn, lstm, gru, alstm or convnet.",
+            "What",
+            "-m",
+            autocompletion=complete.of(complete.models),
+        ),
     ] = None,
     backend: options.Backend = "auto",
     size: Annotated[int | None, flag("--size", "R, hidden units.", "What", "-R")] = None,
@@ -74,18 +89,39 @@ def train(
     norm: Annotated[
         str | None,
         flag(
-            "--norm", "sum, none, slow, both (fast-weights); none, layer (rnn, lstm, gru).", "Model"
+            "--norm",
+            "sum, none, slow, both (fast-weights); none, layer (rnn, lstm, gru).",
+            "Model",
+            autocompletion=complete.of(complete.norms),
         ),
     ] = None,
     control: Annotated[
-        str | None, flag("--control", "auto, multi-level or flat fast memory.", "Model")
+        str | None,
+        flag(
+            "--control",
+            "auto, multi-level or flat fast memory.",
+            "Model",
+            autocompletion=complete.of(complete.controls),
+        ),
     ] = None,
     pairs: Annotated[int | None, flag("--pairs", "K key-value pairs a string.", "Task")] = None,
     policy: Annotated[
-        str | None, flag("--policy", "multi-level, raster or coarse-to-fine.", "Task")
+        str | None,
+        flag(
+            "--policy",
+            "multi-level, raster or coarse-to-fine.",
+            "Task",
+            autocompletion=complete.of(complete.policies),
+        ),
     ] = None,
     dataset: Annotated[
-        str | None, flag("--dataset", "auto, mnist, mnist-subset, ...; see fwt list.", "Task")
+        str | None,
+        flag(
+            "--dataset",
+            "auto, mnist, mnist-subset, ...; see fwt list.",
+            "Task",
+            autocompletion=complete.of(complete.datasets),
+        ),
     ] = None,
     data_dir: options.DataDir = None,
     init_from: Annotated[
@@ -97,7 +133,13 @@ def train(
         ),
     ] = None,
     init_layout: Annotated[
-        str | None, flag("--init-layout", "Layout of such a file: torch, mlx or fwt.", "Training")
+        str | None,
+        flag(
+            "--init-layout",
+            "Layout of such a file: torch, mlx or fwt.",
+            "Training",
+            autocompletion=complete.of(complete.layouts),
+        ),
     ] = None,
     epochs: Annotated[
         float | None,
@@ -112,7 +154,15 @@ def train(
     lr: Annotated[
         str | None, flag("--lr", f"Learning rate; {LIST}.", "Training", "--learning-rate")
     ] = None,
-    schedule: Annotated[str | None, flag("--schedule", "constant or cosine.", "Training")] = None,
+    schedule: Annotated[
+        str | None,
+        flag(
+            "--schedule",
+            "constant or cosine.",
+            "Training",
+            autocompletion=complete.of(complete.training("schedule")),
+        ),
+    ] = None,
     clip: Annotated[
         float | None, flag("--clip", "Largest gradient norm; 0: any.", "Training")
     ] = None,
@@ -131,10 +181,22 @@ def train(
     ] = None,
     device: options.Device = "auto",
     dtype: Annotated[
-        str | None, flag("--dtype", "float32, float64 or bfloat16.", "Training")
+        str | None,
+        flag(
+            "--dtype",
+            "float32, float64 or bfloat16.",
+            "Training",
+            autocompletion=complete.of(complete.training("dtype")),
+        ),
     ] = None,
     precision: Annotated[
-        str | None, flag("--precision", "highest or tf32 float32 products.", "Training")
+        str | None,
+        flag(
+            "--precision",
+            "highest or tf32 float32 products.",
+            "Training",
+            autocompletion=complete.of(complete.training("precision")),
+        ),
     ] = None,
     config: Annotated[
         Path | None,

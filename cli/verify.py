@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from cli import options
 from fwcore.paths import show
@@ -13,10 +11,8 @@ from fwcore.paths import show
 
 def verify(
     checkpoint: options.Checkpoint,
-    names: Annotated[
-        str, typer.Option("--backends", help="Comma-separated; the default is all installed.")
-    ] = "all",
-    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    names: options.Backends = "all",
+    split: options.Split = "test",
     data_dir: options.DataDir = None,
     device: options.Device = "auto",
     memory: options.Memory = "auto",

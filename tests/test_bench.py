@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 import backends
-from benchmarks import check, child, machine, roofline, subjects, suite, timing
+from benchmarks import check, child, roofline, subjects, suite, timing
 from benchmarks.shapes import GRID, Shape, batch_of, parse, spec_of, weights_of
 from benchmarks.subjects import OURS, SUBJECTS, framework, kind_of
+from fwcore import limits
 from fwcore.errors import CheckFailed, ConfigError
 from tests.cli_tools import clean_environment, fwt, good
 from tests.conftest import need
@@ -357,7 +358,7 @@ def test_a_stream_that_is_broken_gets_no_number(monkeypatch):
 
 def test_what_does_not_fit_is_named_and_not_run(monkeypatch):
     need("torch")
-    monkeypatch.setattr(machine, "free_bytes", lambda: 2**19)
+    monkeypatch.setattr(limits, "free_bytes", lambda: 2**19)
     arguments = ("--subject", "matrix", "--subject", "lstm", "--measure", "train")
     shape = ("--shape", "8,12,32,1", "--rounds", 5, "--seconds", 2, "--quiet")
     done = good("bench", *shape, *arguments, "--backend", "torch", "--json")

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from importlib.metadata import version
 
 import mlx.core as mx
-import psutil
 
 from backends.contract import no_dtype
 from backends.mlx import fused, ranks
 from backends.mlx.compiled import MlxCompiled
 from backends.mlx.ops import MlxOps
-from fwcore import model
+from fwcore import limits, model
 from fwcore.errors import BackendError
 from fwcore.ops import NumpyArray
 from fwcore.params import initialise
@@ -56,7 +55,7 @@ class MlxBackend:
     def memory_bytes(self, device: str) -> int:
         """See `Backend.memory_bytes`."""
         if self.device(device) == "cpu":
-            return int(psutil.virtual_memory().total)
+            return limits.memory_bytes()
         return int(mx.device_info()["memory_size"])
 
     def ranks(self) -> Ranks:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import psutil
 
 from backends.numpy.compiled import NumpyCompiled
 from backends.numpy.ops import NumpyOps
-from fwcore import model
+from fwcore import limits, model
 from fwcore.errors import BackendError
 from fwcore.ops import NumpyArray
 from fwcore.params import initialise
@@ -47,7 +46,7 @@ class NumpyBackend:
 
     def memory_bytes(self, device: str) -> int:
         """See `Backend.memory_bytes`."""
-        return int(psutil.virtual_memory().total)
+        return limits.memory_bytes()
 
     def ranks(self) -> Ranks:
         """See `Backend.ranks`."""

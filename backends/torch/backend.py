@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import psutil
 import torch
 
 from backends.contract import no_dtype
 from backends.torch import fused, ranks
 from backends.torch.compiled import TorchCompiled
 from backends.torch.ops import TorchOps
-from fwcore import model
+from fwcore import limits, model
 from fwcore.errors import BackendError
 from fwcore.ops import NumpyArray
 from fwcore.params import initialise
@@ -66,7 +65,7 @@ class TorchBackend:
         name = self.device(device)
         if name.startswith("cuda"):
             return int(torch.cuda.get_device_properties(name).total_memory)
-        return int(psutil.virtual_memory().total)
+        return limits.memory_bytes()
 
     def ranks(self) -> Ranks:
         """See `Backend.ranks`."""
