@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import typing
 
 import pytest
@@ -9,7 +11,7 @@ import typer
 
 import backends
 import tasks
-from cli.main import app
+from cli.main import app, run
 from cli.resolve import CONTROLS
 from fwcore.cells import presets
 from fwcore.layouts import LAYOUTS
@@ -18,7 +20,7 @@ from fwcore.spec import TrainSpec
 from tasks.base import SPLITS
 from tasks.datasets import NAMES
 from tasks.glimpses import POLICIES
-from tests.cli_tools import clean_environment, typed
+from tests.cli_tools import clean_environment
 
 
 def completed(words: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -27,7 +29,10 @@ def completed(words: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setenv("_FWT_COMPLETE", "complete_bash")
     monkeypatch.setenv("COMP_WORDS", f"fwt {words}")
     monkeypatch.setenv("COMP_CWORD", str(len(f"fwt {words}".split(" ")) - 1))
-    return typed().out.split()
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), pytest.raises(SystemExit):
+        run([])
+    return out.getvalue().split()
 
 
 def training(field: str) -> list[str]:

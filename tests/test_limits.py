@@ -105,7 +105,7 @@ def test_the_cpu_of_every_backend_has_that_memory(name, groups):
 
 def test_a_run_that_the_container_cannot_hold_is_refused(groups, tmp_path, monkeypatch):
     clean_environment(monkeypatch)
-    groups("0::/\n", memory_dot_max=str(2**20))
+    groups("0::/\n", memory_dot_max=str(2**16))
     words = ["memory: the run needs about", "has 0.0 GiB"]
     refused(2, words, "train", *TINY, "--backend", "torch", "--out", tmp_path / "run")
     assert not (tmp_path / "run").exists()
