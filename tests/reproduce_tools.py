@@ -32,5 +32,6 @@ def places(folder: Path) -> tuple[object, ...]:
 
 def here(folder: Path, *more: object) -> Done:
     """Cells of R = 20 on torch, in this process."""
-    arguments = ("--backend", "torch", "--size", 20, "--workers", 1, *places(folder), *more)
+    workers = () if "--workers" in more else ("--workers", 1)
+    arguments = ("--backend", "torch", "--size", 20, *workers, *places(folder), *more)
     return fwt("reproduce", "retrieval", *arguments)
