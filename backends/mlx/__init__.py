@@ -4,25 +4,39 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 
-from fwcore.errors import BackendError
+_SWITCH = "MLX_ENABLE_TF32"  # MLX reads it once, at the first product of matrices on a GPU
 
-_SWITCH = "MLX_ENABLE_TF32"  # MLX reads it once, when it is imported
+
+class PrecisionWarning(UserWarning):
+    """Float32 products of matrices may be rounded to TF32."""
 
 
 def load(precision: str) -> object:
-    """The backend; decides before MLX is imported whether float32 products may use TF32.
+    """The backend; says to MLX whether float32 products may use TF32, which only GPUs have.
 
-    Raises:
-        BackendError: MLX is already imported with the other precision.
+    Warns:
+        PrecisionWarning: MLX was imported before with TF32 on, and there is a GPU: MLX may have
+            read that already.
     """
+    before = os.environ.get(_SWITCH, "1")
+    late = "mlx.core" in sys.modules
     wanted = "0" if precision == "highest" else "1"
-    if "mlx.core" in sys.modules and os.environ.get(_SWITCH, "1") != wanted:
-        raise BackendError(
-            f"backend mlx: precision={precision!r} must be chosen before mlx is imported; "
-            f"set {_SWITCH}={wanted} before the process starts"
-        )
     os.environ[_SWITCH] = wanted
-    from backends.mlx.backend import MlxBackend
+    import mlx.core as mx
 
+    from backends.mlx.backend import MlxBackend
+    from backends.mlx.kernels import use_private_folder
+
+    use_private_folder()
+    if late and wanted == "0" and before != "0" and mx.is_available(mx.gpu):
+        warnings.warn(
+            PrecisionWarning(
+                f"backend mlx: expected {_SWITCH}=0 before mlx is imported, got "
+                f"{_SWITCH}={before}: float32 products may be rounded to TF32; set it before the "
+                "process starts"
+            ),
+            stacklevel=3,
+        )
     return MlxBackend()
