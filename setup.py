@@ -17,6 +17,7 @@ SOURCES = {
     "backends.torch.fused._kernel": "backends/torch/fused/kernel.cpp",
     "backends.torch._alstm": "backends/torch/alstm.cpp",
     "backends.torch._convnet": "backends/torch/convnet.cpp",
+    "backends.torch._denormals": "backends/torch/denormals.cpp",
 }
 
 setup(

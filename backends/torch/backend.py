@@ -10,6 +10,7 @@ from backends.contract import no_dtype
 from backends.torch import fused, ranks
 from backends.torch.compiled import TorchCompiled
 from backends.torch.ops import TorchOps
+from backends.torch.precision import MODES
 from fwcore import limits, model
 from fwcore.errors import BackendError
 from fwcore.ops import NumpyArray
@@ -22,9 +23,12 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.
 
 
 class TorchBackend:
-    """`backends.contract.Backend` for PyTorch."""
+    """`backends.contract.Backend` for PyTorch; `precision` as `backends.load` has it."""
 
     name = "torch"
+
+    def __init__(self, precision: str = "highest") -> None:
+        self._precision = MODES[precision]
 
     def versions(self) -> dict[str, str]:
         """See `Backend.versions`."""
@@ -86,7 +90,7 @@ class TorchBackend:
         dtype = "float32" if dtype == "auto" else dtype
         if dtype not in DTYPES or (dtype == "float64" and place == "mps"):
             raise no_dtype(self.name, place, dtype)
-        ops = TorchOps(torch.device(place), DTYPES[dtype])
+        ops = TorchOps(torch.device(place), DTYPES[dtype], self._precision)
         table = model.parameters(spec)
         first = initialise(table, 0) if params is None else params
         return TorchCompiled(spec, as_parameters(table, first, dtype), ops, memory)

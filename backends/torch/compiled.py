@@ -19,6 +19,7 @@ from backends.torch.fused.stream import FusedStream
 from backends.torch.graph import CudaRecorder, StepGraph
 from backends.torch.module import Network, override, time_loop
 from backends.torch.ops import TorchOps
+from backends.torch.precision import in_precision
 from fwcore import model
 from fwcore.batches import Dropout, Split
 from fwcore.cells import fast_weights
@@ -66,11 +67,13 @@ class TorchCompiled:
         tensor = torch.from_numpy(np.ascontiguousarray(array)).to(self._ops.device)
         return self._ops.cast(tensor) if tensor.is_floating_point() else tensor
 
+    @in_precision
     def forward(self, inputs: NumpyArray) -> NumpyArray:
         """See `Compiled.forward`."""
         with torch.no_grad():
             return _numpy(self.module(self._tensor(check_inputs(self.spec, inputs))))
 
+    @in_precision
     def states(
         self, x: NumpyArray, given: Mapping[str, NumpyArray] | None = None, first: int = 0
     ) -> tuple[NumpyArray, dict[str, NumpyArray]]:
@@ -88,6 +91,7 @@ class TorchCompiled:
             final = {name: _numpy(array) for name, array in state.named().items()}
             return _numpy(torch.stack(tuple(outputs), 1)), final
 
+    @in_precision
     def trace(self, inputs: NumpyArray) -> Trace:
         """See `Compiled.trace`."""
         with torch.no_grad():
@@ -127,6 +131,7 @@ class TorchCompiled:
         split = check_split(self.spec, Split(inputs, targets))
         return self._tensor(split.inputs), self._tensor(split.targets)
 
+    @in_precision
     def gradients(
         self, inputs: NumpyArray, targets: NumpyArray
     ) -> tuple[float, dict[str, NumpyArray]]:
@@ -136,6 +141,7 @@ class TorchCompiled:
         found = torch.autograd.grad(loss, list(named.values()), materialize_grads=True)
         return loss.item(), {n: _numpy(part) for n, part in zip(named, found, strict=True)}
 
+    @in_precision
     def pulled(self, inputs: NumpyArray, outputs: NumpyArray, scores: NumpyArray) -> NumpyArray:
         """See `Compiled.pulled`."""
         inputs = check_inputs(self.spec, inputs)
@@ -189,6 +195,7 @@ class TorchCompiled:
             raise RuntimeError("begin_training was not called")
         return self._data
 
+    @in_precision
     def train_step(self, rows: NumpyArray, lr: float, dropout: Dropout | None) -> Tensor:
         """See `Trainable.train_step`."""
         rows = check_rows(rows, len(self._split()[1]))
@@ -227,6 +234,7 @@ class TorchCompiled:
         """See `Trainable.fetch`."""
         return _numpy(torch.stack(list(stats))).astype(np.float64)
 
+    @in_precision
     def evaluate(self, inputs: NumpyArray, targets: NumpyArray) -> tuple[float, int]:
         """See `Trainable.evaluate`."""
         with torch.no_grad():

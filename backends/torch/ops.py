@@ -12,10 +12,15 @@ from fwcore.ops import NumpyArray
 
 
 class TorchOps:
-    """`fwcore.ops.Ops` on one device in one number type."""
+    """`fwcore.ops.Ops` on one device in one number type.
 
-    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+    Args:
+        precision: of float32 products, PyTorch's name: `ieee` or `tf32`.
+    """
+
+    def __init__(self, device: torch.device, dtype: torch.dtype, precision: str = "ieee") -> None:
         self.device = device
+        self.precision = precision
         self.dtype = dtype
         self._constants: dict[tuple[bytes, tuple[int, ...]], Tensor] = {}
 

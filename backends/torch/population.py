@@ -14,6 +14,7 @@ from backends.contract import Backend
 from backends.torch import alstm, convnet, fused
 from backends.torch.denormals import flushed
 from backends.torch.graph import CudaRecorder, StepGraph
+from backends.torch.precision import in_precision
 from fwcore import model
 from fwcore.batches import Dropout, Split
 from fwcore.inputs import check_moments, check_rows, check_split
@@ -158,6 +159,7 @@ class TorchPopulation:
         self._clip = trains[0].clip
         self._data = examples
 
+    @in_precision
     def train_step(self, rows: NumpyArray, lrs: NumpyArray, dropout: Dropout | None) -> Tensor:
         """See `Lockstep.train_step`."""
         rows = check_rows(rows, len(self._split()[1]), len(self.members))
@@ -203,6 +205,7 @@ class TorchPopulation:
         found: NumpyArray = torch.stack(list(stats)).cpu().numpy()
         return found.astype(np.float64)
 
+    @in_precision
     def evaluate(self, inputs: NumpyArray, targets: NumpyArray) -> NumpyArray:
         """See `Lockstep.evaluate`."""
         with torch.no_grad():
