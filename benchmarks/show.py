@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,8 +26,7 @@ MEMORY_COLUMNS = ("peak MiB", "x LSTM", "naive x")
 
 def console() -> Console:
     """Standard output, wide enough for the tables where it is no terminal."""
-    plain = Console()
-    return plain if plain.is_terminal else Console(width=WIDTH)
+    return Console(width=None if sys.stdout.isatty() else WIDTH)
 
 
 def form_of(row: Row) -> str:

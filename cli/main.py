@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from typing import Annotated
 
@@ -30,6 +31,8 @@ from cli import (
 )
 from cli.command import Command
 
+NARROW = 50  # columns of a terminal in which a table of options has no room for its texts
+
 app = typer.Typer(
     name="fwt",
     help="Fast weights on MLX and PyTorch: train, evaluate, compare and convert.",
@@ -38,6 +41,7 @@ app = typer.Typer(
     "129/130/143 interrupted (after saving).",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode="rich" if shutil.get_terminal_size().columns >= NARROW else None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("train")(train.train)

@@ -77,13 +77,14 @@ def _given(examples: list[str] | None, file: Path | None) -> list[str] | None:
         return list(examples)
     if file is None and sys.stdin.isatty():
         return None
+    source = None if file in (None, Path("-")) else file
     try:
-        text = sys.stdin.read() if file in (None, Path("-")) else files.text(Path(str(file)))
+        text = sys.stdin.read() if source is None else files.text(source)
     except (OSError, UnicodeDecodeError) as error:
-        raise FileError(f"--file: {file} cannot be read: {error}") from error
+        raise FileError(f"predict: {source or 'stdin'} cannot be read: {error}") from error
     lines = [line for line in text.splitlines() if line.strip()]
     if not lines:
-        raise ConfigError(f"predict: expected an example a line, got none in {file or 'stdin'}")
+        raise ConfigError(f"predict: expected an example a line, got none in {source or 'stdin'}")
     return lines
 
 
@@ -132,17 +133,17 @@ def _line(answer: dict[str, Any]) -> str:
 
 def _converse(model: Compiled, reader: Reader, top: int) -> None:
     """Answer line by line until the input ends; a bad line is named, and the next one is read."""
+    from cli.failure import one_line
     from fwcore.errors import FwtError
 
     while True:
         print("> ", end="", file=sys.stderr, flush=True)
-        line = sys.stdin.readline()
-        if not line:
-            print(file=sys.stderr)
-            return
-        if not line.strip():
-            continue
         try:
-            print(_line(_answers(model, reader, [line], top)[0]), flush=True)
-        except FwtError as error:
-            print(f"error: {error}", file=sys.stderr)
+            line = sys.stdin.readline()
+            if not line:
+                print(file=sys.stderr)
+                return
+            if line.strip():
+                print(_line(_answers(model, reader, [line], top)[0]), flush=True)
+        except (FwtError, UnicodeDecodeError) as error:
+            print(f"error: {one_line(error)}", file=sys.stderr)

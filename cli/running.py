@@ -286,7 +286,11 @@ class Session:
         self._earlier: list[Any] = []
 
     def __enter__(self) -> Session:
-        self._earlier = _sessions(self._folder)
+        gone = {"exit": self._folder.silent_end()}  # of who did not say: this one has the lock now
+        self._earlier = [
+            {**each, **gone} if each.get("exit") == RUNNING else each
+            for each in _sessions(self._folder)
+        ]
         self._write(RUNNING)
         return self
 

@@ -35,10 +35,11 @@ class Screen:
     def __init__(self, total: int, quiet: bool, done: int = 0) -> None:
         self._total, self._quiet, self._done = total, quiet, done
         self._began = time.monotonic()
-        console = Console(stderr=True)
+        # without a terminal there is no bar, whatever the environment says of colours
+        console = Console(stderr=True, force_terminal=None if sys.stderr.isatty() else False)
         self._bar: Progress | None = None
         self._task = TaskID(0)
-        if not quiet and sys.stderr.isatty() and not console.is_dumb_terminal:
+        if not quiet and console.is_terminal and not console.is_dumb_terminal:
             columns = (
                 TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
                 BarColumn(),
@@ -71,11 +72,12 @@ class Screen:
         """One line of metrics: the bar's text for training, a line of its own for the rest."""
         if self._quiet:
             return
+        line, train = line_of(metrics), metrics["split"] == "train"
+        left = self._left(metrics["step"])
         if self._bar is None:
-            print(line_of(metrics), file=sys.stderr, flush=True)
-        elif metrics["split"] == "train":
-            text = line_of(metrics).split("train", 1)[1].strip()
-            left = self._left(metrics["step"])
+            print(f"{line}  {left}" if train else line, file=sys.stderr, flush=True)
+        elif train:
+            text = line.split("train", 1)[1].strip()
             self._bar.update(self._task, completed=metrics["step"], description=text, left=left)
         else:
-            self._bar.console.print(line_of(metrics), highlight=False)
+            self._bar.console.print(line, highlight=False)

@@ -278,6 +278,10 @@ class RunFolder:
         last = sessions[-1].get("exit", "") if sessions else "not begun"
         if last != RUNNING or locks.is_taken(self.path):
             return str(last)
+        return self.silent_end()
+
+    def silent_end(self) -> str:
+        """What is said of a session whose process is gone and has not told how it ended."""
         step = self.latest_step()
         return "its process is gone; " + ("nothing saved" if step is None else f"saved step {step}")
 

@@ -9,12 +9,11 @@ import tasks
 from figures.curves import Run, flat
 from fwcore import model, params
 from fwcore.paths import quote
-from fwcore.runs import RunFolder
+from fwcore.runs import DONE, RUNNING, RunFolder
 from fwcore.spec import RunSpec
 from tasks.base import Task
 from tasks.recipe import recipe
 
-DONE = "done"
 TABLES = ("task", "model", "train", "report")
 APART = ("train.seed",)  # what sets runs of one recipe apart
 DEFAULT = "auto"  # a default that a run replaces by what it found
@@ -30,7 +29,7 @@ def facts(run: Run, task: Task, whole: RunSpec) -> dict[str, Any]:
 
     Returns:
         Its name, state, errors in percent beside the published one, settings with those that differ
-        from the recipe, and sessions as `run.json` has them.
+        from the recipe, and sessions as `run.json` has them, none running whose process is gone.
 
     Raises:
         CheckpointError: a file of the run is damaged.
@@ -38,6 +37,9 @@ def facts(run: Run, task: Task, whole: RunSpec) -> dict[str, Any]:
     spec, folder = run.spec, RunFolder(run.path)
     sessions = list((folder.read_json("run.json") or {}).get("sessions") or [])
     done = folder.read_json("DONE") or _told(run, sessions)
+    state = DONE if done is not None else folder.state()
+    if sessions and sessions[-1].get("exit") == RUNNING:
+        sessions[-1] = {**sessions[-1], "exit": state}
     return {
         "run": str(run.path),
         "model": run.name,
@@ -48,7 +50,7 @@ def facts(run: Run, task: Task, whole: RunSpec) -> dict[str, Any]:
         "dataset": task.dataset,
         "recipe": spec.recipe,
         "parameters": params.count(model.parameters(spec.model)),
-        "state": DONE if done is not None else folder.state(),
+        "state": state,
         **(_unfinished(run, folder, task) if done is None else _finished(done)),
         "published_pct": task.published.get(run.name, {}).get(spec.model.core.size),
         "chance_pct": task.chance_error,

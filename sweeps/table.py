@@ -44,7 +44,8 @@ class Progress:
         self._total, self._label, self._stop, self._quiet = total, label, stop, quiet
         self._rows: dict[Path, Row] = {}
         self._done = self._reused = self._failed = 0
-        console = Console(stderr=True)
+        # without a terminal there is no table, whatever the environment says of colours
+        console = Console(stderr=True, force_terminal=None if sys.stderr.isatty() else False)
         self._live: Live | None = None
         if not quiet and console.is_terminal and not console.is_dumb_terminal:
             self._live = Live(

@@ -24,10 +24,12 @@ TOLD = ("step", "split", "loss", "error_pct")  # of a line of metrics
 def dask_setup(worker: object) -> None:
     """Leave signals to the process that started the cluster: it asks all runs to stop, saved.
 
-    A terminal sends Ctrl-C to every process, and batch systems send SIGTERM to every process.
+    A terminal sends Ctrl-C, and SIGHUP when it closes, to every process; batch systems send
+    SIGTERM to every process.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):  # Windows has no SIGHUP
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def stop(token: str, number: int) -> None:

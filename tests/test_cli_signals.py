@@ -320,5 +320,8 @@ def test_without_a_terminal_there_are_plain_lines(tmp_path):
     assert "\x1b" not in done.err
     splits = [line.split()[2] for line in done.err.splitlines()]
     assert splits == ["val", "train", "val", "train", "train", "val", "test"]
+    reports = [line for line in done.err.splitlines() if " train " in line]
+    assert all(re.search(r"examples/s  \d:\d\d:\d\d left$", line) for line in reports), reports
+    assert reports[-1].endswith("  0:00:00 left")
     quiet = good("train", *RUN, "--backend", "torch", "--out", tmp_path / "quiet", "--quiet")
     assert quiet.err == ""

@@ -14,17 +14,36 @@ from pathlib import Path
 import pytest
 
 from fwcore.runs import RunFolder
-from tests.cli_tools import ROOT, TINY, environment, snapshot
+from tests.cli_tools import ROOT, TINY, environment, good, python, snapshot
 from tests.conftest import need
 
 FULL = Path("/dev/full")
 
 
-def shell(line: str, *arguments: object, **extra: str) -> subprocess.CompletedProcess[str]:
+STRINGS = "checkpoints/retrieval-fast-weights-r20"
+HELP = "from cli.main import main\nmain()"
+FAULT = """
+import cli.main
+def fault():
+    print("a part of the result")
+    raise RuntimeError("a fault")
+cli.main.run = fault
+cli.main.main()
+"""
+
+
+def shell(
+    line: str, *arguments: object, encoding: str = "utf-8", **extra: str
+) -> subprocess.CompletedProcess[str]:
     """A line of bash in which "$@" is `fwt` with arguments."""
     words = ["bash", "-c", line, "bash", sys.executable, "-m", "cli", *map(str, arguments)]
     return subprocess.run(
-        words, capture_output=True, text=True, cwd=ROOT, env=environment(**extra), timeout=120
+        words,
+        capture_output=True,
+        encoding=encoding,
+        cwd=ROOT,
+        env=environment(**extra),
+        timeout=120,
     )
 
 
@@ -74,16 +93,65 @@ def test_a_run_goes_on_without_those_who_watch(line: str, tmp_path: Path) -> Non
 
 
 def test_a_closed_stdin_is_an_empty_one() -> None:
-    done = shell('"$@" <&-', "predict", "checkpoints/retrieval-fast-weights-r20", "-b", "numpy")
+    done = shell('"$@" <&-', "predict", STRINGS, "-b", "numpy")
     assert done.returncode != 0
     assert done.stderr == "error: predict: expected an example a line, got none in stdin\n"
 
 
-def test_a_narrow_encoding_gets_escapes(tmp_path: Path) -> None:
-    lacking = tmp_path / "caf\u00e9"
-    done = shell('"$@"', "eval", lacking, PYTHONIOENCODING="ascii")
+@pytest.mark.parametrize(
+    ("encoding", "named"), [("ascii", "caf\\xe9-\\u03bb"), ("cp1252", "caf\xe9-\\u03bb")]
+)
+def test_a_narrow_encoding_gets_escapes_and_loses_no_result(
+    encoding: str, named: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "caf\u00e9-\u03bb"
+    words = ("convert", STRINGS, "--to", "mlx", folder)
+    done = shell('"$@"', *words, PYTHONIOENCODING=encoding, encoding=encoding)
+    assert done.returncode == 0, done
+    assert done.stdout.startswith(f"wrote {tmp_path / named} in the mlx layout")
+    done = shell('"$@"', "eval", folder / "none", PYTHONIOENCODING=encoding, encoding=encoding)
     assert done.returncode == 4
-    assert "caf\\xe9: no such file" in done.stderr
+    assert f"{tmp_path / named}/none: no such file" in done.stderr
+
+
+def test_bytes_on_stdin_that_are_no_text_are_one_line() -> None:
+    done = shell("printf '\\xff' | \"$@\"", "predict", STRINGS, PYTHONIOENCODING="utf-8:strict")
+    assert done.returncode == 4
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: predict: stdin cannot be read: 'utf-8' codec can't decode")
+
+
+def test_a_bad_byte_in_a_conversation_is_named_and_the_next_line_is_answered() -> None:
+    code = (
+        "import io, sys\n"
+        "from cli.predict import _converse\n"
+        "sys.stdin = io.TextIOWrapper(io.BytesIO(b'\\xff\\n'), encoding='utf-8')\n"
+        "_converse(None, None, 1)\n"
+    )
+    done = python(code)
+    assert done.code == 0, done
+    assert done.err.startswith("> error: 'utf-8' codec can't decode byte 0xff in position 0")
+
+
+@pytest.mark.parametrize("columns", ["20", "40"])
+def test_the_help_can_be_read_in_few_columns(columns: str) -> None:
+    done = python(HELP, "eval", "--help", COLUMNS=columns)
+    assert done.code == 0, done
+    lines = [line.strip() for line in done.out.splitlines()]
+    assert "-b, --backend <str>  Framework: auto, torch, mlx" in lines
+    assert "or numpy.  [env var:" in lines
+
+
+@pytest.mark.parametrize("line", ['"$@" >/dev/full', '"$@" 2>&1 | true; exit ${PIPESTATUS[0]}'])
+@needs_full
+def test_a_fault_of_the_product_keeps_its_code_whatever_becomes_of_stdout(line: str) -> None:
+    words = [sys.executable, "-c", FAULT]
+    done = subprocess.run(
+        ["bash", "-c", line, "bash", *words],
+        capture_output=True, text=True, cwd=ROOT, env=environment(), timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "Exception ignored" not in done.stderr
 
 
 @pytest.mark.parametrize("force", ["0", "1"])
@@ -149,10 +217,16 @@ def test_below_nohup_a_hangup_is_ignored(tmp_path: Path) -> None:
     assert (run / "DONE").exists()
 
 
-def test_a_run_whose_process_is_gone_is_not_called_running(run: Path) -> None:
+def test_a_run_whose_process_is_gone_is_not_called_running(run: Path, tmp_path: Path) -> None:
     folder = RunFolder(run)
     sessions = folder.sessions()
     folder.write_json("run.json", {"sessions": [{**sessions[-1], "exit": "running"}]})
     with folder:
         assert RunFolder(run).state() == "running"
-    assert RunFolder(run).state() == "its process is gone; saved step 2"
+    gone = "its process is gone; saved step 2"
+    assert RunFolder(run).state() == gone
+    (facts,) = good("report", run, "--out", tmp_path / "page.html", "--json").json["runs"]
+    assert (facts["state"], facts["sessions"][-1]["exit"]) == (gone, gone)
+    assert gone in (tmp_path / "page.html").read_text()
+    good("train", "--resume", run, "--quiet")
+    assert [each["exit"] for each in folder.sessions()] == [gone, "done"]

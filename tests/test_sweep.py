@@ -320,7 +320,8 @@ def killed_once(jobs: Sequence[Job], hooks: Hooks) -> list[Ended]:
     """The real work in a process that is killed at update 8, the first time."""
     (job,) = jobs
     marker = job.folder.parent / "killed"
-    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # a terminal sends it to all
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # a terminal sends them to all
+        assert signal.getsignal(number) is signal.SIG_IGN
 
     def kill(line: dict[str, Any]) -> None:
         hooks.on_metrics(line)

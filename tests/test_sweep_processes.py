@@ -225,7 +225,9 @@ def attempts(done: Done) -> int:
     return sum("attempt 2" in line for line in done.err.splitlines())
 
 
-@pytest.mark.parametrize(("sent", "left"), [("SIGKILL", "running"), ("SIGTERM", "Interrupted")])
+@pytest.mark.parametrize(
+    ("sent", "left"), [("SIGKILL", "its process is gone"), ("SIGTERM", "Interrupted")]
+)
 def test_a_worker_ends_in_the_middle_and_the_other_one_does_its_run(
     sent, left, dask, wanted, tmp_path
 ):

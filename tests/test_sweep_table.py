@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,8 +60,15 @@ def test_without_a_terminal_each_event_is_a_line(jobs, capsys):
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("setting", ["FORCE_COLOR", "TTY_COMPATIBLE"])
+def test_colours_that_are_forced_make_no_terminal(setting, jobs, capsys, monkeypatch):
+    monkeypatch.setenv(setting, "1")
+    shown(jobs)
+    assert "\x1b" not in capsys.readouterr().err
+
+
 def test_a_terminal_gets_a_table(jobs, capsys, monkeypatch):
-    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     shown(jobs)
     out, err = capsys.readouterr()
     assert out == ""
