@@ -19,15 +19,15 @@ class Workers(NamedTuple):
 
     Attributes:
         parallel: calls a function on each thread of a team, which are those of torch.
-        library: has `fwt_flush` and `fwt_restore` for a thread, and `fwt_bits`.
+        functions: has `fwt_flush` and `fwt_restore` for a thread, and `fwt_bits`.
     """
 
     parallel: ctypes._NamedFuncPointer
-    library: ctypes.CDLL
+    functions: ctypes.CDLL
 
     def call(self, name: str, bits: ctypes.c_uint64) -> None:
         """Call a function of the library on this thread and on each worker of torch's."""
-        function = ctypes.cast(getattr(self.library, name), ctypes.c_void_p)
+        function = ctypes.cast(getattr(self.functions, name), ctypes.c_void_p)
         self.parallel(function, ctypes.byref(bits), torch.get_num_threads(), 0)
 
 
@@ -59,7 +59,7 @@ def flushed() -> Iterator[None]:
         with _this_thread():
             yield
         return
-    bits = ctypes.c_uint64(workers.library.fwt_bits())
+    bits = ctypes.c_uint64(workers.functions.fwt_bits())
     workers.call("fwt_flush", bits)
     try:
         yield
