@@ -6,15 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-
 from benchmarks.subjects import OURS, SUBJECTS
 from benchmarks.suite import OK, Row
-from fwcore.errors import FileError
-
-mpl.use("Agg")
-
-from matplotlib import pyplot as plt
+from figures.canvas import save, sheet
+from figures.settings import defaults
 
 AXES = {"steps": "T, time steps", "size": "R, hidden units"}
 LETTERS = {"batch": "B", "steps": "T", "size": "R", "inner": "S"}
@@ -59,15 +54,14 @@ def series(rows: Sequence[Row], axis: str) -> dict[tuple[int, ...], dict[str, li
     }
 
 
+@defaults()
 def draw(rows: Sequence[Row], axis: str, title: str, path: Path) -> bool:
     """A picture with one panel for each set of rows; False, and no file, where there is none."""
     panels = series(rows, axis)
     if not panels:
         return False
     others = [name for name in LETTERS if name != axis]
-    figure, places = plt.subplots(
-        1, len(panels), figsize=(1.5 + 5 * len(panels), 4.5), squeeze=False, layout="constrained"
-    )
+    figure, places = sheet(1, len(panels), (1.5 + 5 * len(panels), 4.5))
     for place, (key, named) in zip(places[0], panels.items(), strict=True):
         for subject, line in named.items():
             _line(place, subject, line, axis)
@@ -86,12 +80,7 @@ def draw(rows: Sequence[Row], axis: str, title: str, path: Path) -> bool:
         lines |= dict(zip(names, handles, strict=True))
     figure.legend(list(lines.values()), list(lines), loc="outside right upper", frameon=False)
     figure.suptitle(title)
-    try:
-        figure.savefig(path, dpi=150)
-    except OSError as error:
-        raise FileError(f"--plot: {path} cannot be written: {error.strerror}") from error
-    finally:
-        plt.close(figure)
+    save(figure, path)
     return True
 
 
@@ -122,10 +111,6 @@ def plot(result: dict[str, Any], folder: Path) -> list[Path]:
     rows = [*result["rows"], *(result["growth"] or {"rows": []})["rows"]]
     title = f"{place['backend']} {place['version']}, {place['device']} ({place['device_name']})"
     device = str(place["device"]).replace(":", "")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FileError(f"--plot: {folder} cannot be written: {error.strerror}") from error
     written = []
     for axis, letter in (("steps", "t"), ("size", "r")):
         path = folder / f"cost-vs-{letter}-{place['backend']}-{device}.png"

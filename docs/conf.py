@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
-from matplotlib import rc_context
-from matplotlib.font_manager import FontProperties
-from matplotlib.mathtext import math_to_image
 from sphinx.application import Sphinx
+
+from figures.settings import defaults, mpl
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
@@ -101,9 +100,12 @@ def drawn(formula: str) -> str:
 
     Paths, so that it looks the same where a browser has no font for mathematics.
     """
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.mathtext import math_to_image
+
     file = io.BytesIO()
     font = FontProperties(size=POINTS, math_fontfamily="stix")
-    with rc_context({"savefig.transparent": True, "svg.fonttype": "path", "svg.hashsalt": "fwt"}):
+    with defaults(), mpl.rc_context({"savefig.transparent": True, "svg.fonttype": "path"}):
         depth = math_to_image(f"${formula}$", file, prop=font, dpi=72, format="svg")
     image = file.getvalue().decode()
     box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', image)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from figures.canvas import sheet
+from figures.settings import defaults
 from fwcore.ops import NumpyArray
 from fwcore.trace import Trace
 
@@ -35,6 +36,7 @@ def matrix_of(found: Trace, inner: int) -> NumpyArray:
     return weights
 
 
+@defaults()
 def heat_map(found: Trace, labels: Sequence[str], title: str, measure: str = FORMULA) -> Figure:
     """Attention of every inner step: which time step (row) looks at which (column).
 
@@ -60,6 +62,7 @@ def heat_map(found: Trace, labels: Sequence[str], title: str, measure: str = FOR
     return figure
 
 
+@defaults()
 def glimpses(
     found: Trace, whole: NumpyArray, views: NumpyArray, labels: Sequence[str], title: str
 ) -> Figure:
@@ -95,6 +98,7 @@ def _shown(axis: Any, picture: NumpyArray, title: str) -> None:
     axis.set_title(title, fontsize=7)
 
 
+@defaults()
 def spectra(found: Trace, values: Sequence[NumpyArray | None]) -> Figure:
     """The eigenvalues of A after every time step, largest first, each a line.
 

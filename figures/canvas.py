@@ -1,4 +1,4 @@
-"""What all pictures share: a backend without a window, and files written whole."""
+"""What all pictures share: a canvas without a window, and files written whole."""
 
 from __future__ import annotations
 
@@ -6,21 +6,15 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
-
+from figures.settings import defaults
 from fwcore.durable import make_folder, write_bytes
 from fwcore.errors import ConfigError
-
-mpl.use("Agg")
-
-from matplotlib import pyplot as plt
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SUFFIXES = (".png", ".svg")
 DPI = 150
-SIZE = 9  # points of text
 
 # colour and marker of each line: apart in grey and for colour-blind eyes (Okabe & Ito 2008)
 STYLES = (
@@ -33,8 +27,6 @@ STYLES = (
     ("#D55E00", "x"),
 )
 
-mpl.rcParams.update({"font.size": SIZE, "svg.hashsalt": "fwt", "axes.titlesize": SIZE})
-
 
 def check_path(path: Path) -> None:
     """Refuse a name that says no kind of picture. Raises ConfigError."""
@@ -45,13 +37,20 @@ def check_path(path: Path) -> None:
         )
 
 
+@defaults()
 def sheet(rows: int, columns: int, size: tuple[float, float], **options: Any) -> tuple[Figure, Any]:
-    """A figure of `size` inches and its axes (rows, columns)."""
-    return plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", **options)
+    """A figure of `size` inches and its axes (rows, columns); no window and no pyplot knows it."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(size, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
+@defaults()
 def save(figure: Figure, path: Path) -> None:
-    """Write a picture under its name, whole or not at all, and close it.
+    """Write a picture under its name, whole or not at all.
 
     Raises:
         ConfigError: the name says no kind of picture.
@@ -59,9 +58,6 @@ def save(figure: Figure, path: Path) -> None:
     """
     check_path(path)
     picture = io.BytesIO()
-    try:
-        figure.savefig(picture, format=path.suffix[1:].lower(), dpi=DPI)
-    finally:
-        plt.close(figure)
+    figure.savefig(picture, format=path.suffix[1:].lower(), dpi=DPI)
     make_folder(path.parent)
     write_bytes(path, picture.getvalue())

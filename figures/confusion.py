@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from figures.canvas import sheet
+from figures.settings import defaults
 from fwcore.ops import NumpyArray
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 DARKEST = 0.45  # of black: numbers can be read on it, and on its inverse too
 
 
+@defaults()
 def confusion(counts: NumpyArray, classes: Sequence[str]) -> Figure:
     """Counts of examples: the true class is the row, the answer the column.
 

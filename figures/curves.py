@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from matplotlib.ticker import LogLocator, MaxNLocator
-
 from figures.canvas import STYLES, sheet
 from figures.means import mean_of, seeds_of
+from figures.settings import defaults
 from fwcore import files
 from fwcore.errors import ConfigError, FileError
 from fwcore.runs import Line, RunFolder
@@ -200,8 +199,11 @@ def flat(data: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{at}{key}", value
 
 
+@defaults()
 def draw(found: Sequence[Curve], x: str, y: str, split: str, logarithmic: bool) -> Figure:
     """The curves; the range over several seeds is shaded, a lone point has its number beside it."""
+    from matplotlib.ticker import LogLocator, MaxNLocator
+
     figure, axes = sheet(1, 1, (6.4, 4.0))
     axis = axes[0, 0]
     for number, curve in enumerate(found):

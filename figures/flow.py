@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from figures.canvas import STYLES, sheet
+from figures.settings import defaults
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,6 +18,7 @@ PANELS = {
 }
 
 
+@defaults()
 def gradients(networks: Sequence[Mapping[str, Any]]) -> Figure:
     """One line a network in each panel; first weights are dashed, their marks empty.
 

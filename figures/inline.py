@@ -7,11 +7,8 @@ import re
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
-import matplotlib as mpl
-from matplotlib import pyplot as plt
-from matplotlib.text import Text
-
 from figures.canvas import DPI
+from figures.settings import defaults, mpl
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,8 +28,9 @@ COLOURS = {
 SPACES = {"": "http://www.w3.org/2000/svg", "xlink": "http://www.w3.org/1999/xlink"}
 
 
+@defaults()
 def inline(figure: Figure, mark: str, words: str) -> tuple[str, int]:
-    """A figure as an `svg` element, closed afterwards.
+    """A figure as an `svg` element.
 
     Args:
         figure: the figure.
@@ -46,7 +44,6 @@ def inline(figure: Figure, mark: str, words: str) -> tuple[str, int]:
     written, width = io.StringIO(), round(figure.get_figwidth() * 72 * PIXELS)
     with mpl.rc_context({"svg.fonttype": "none"}):
         figure.savefig(written, format="svg", dpi=DPI, transparent=True, metadata={"Date": None})
-    plt.close(figure)
     # what Matplotlib has just written is no foreign file
     root = ElementTree.fromstring(written.getvalue())  # noqa: S314
     for prefix, space in SPACES.items():
@@ -69,6 +66,8 @@ def inline(figure: Figure, mark: str, words: str) -> tuple[str, int]:
 
 def _enlarge(figure: Figure) -> None:
     """No text smaller than `SMALLEST`."""
+    from matplotlib.text import Text
+
     for axis in figure.axes:
         axis.tick_params(labelsize=SMALLEST)
     for text in figure.findobj(Text):

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from figures.canvas import sheet
+from figures.settings import defaults
 from fwcore.associator import Point
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@defaults()
 def recall_error(points: Sequence[Point], title: str, error: str) -> Figure:
     """The points with bars of two standard errors; both axes begin at 0.
 

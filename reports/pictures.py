@@ -16,6 +16,7 @@ from figures.canvas import STYLES
 from figures.confusion import confusion
 from figures.curves import Curve, Run
 from figures.inline import inline
+from figures.settings import defaults
 from reports.examples import Judged, Seen
 from tasks.base import Reader
 
@@ -67,6 +68,7 @@ class Album:
         found = learning.curves(runs, "updates", "error", "val")
         return [self._curves(found, "error", "val")] if found else []
 
+    @defaults()
     def _curves(self, found: list[Curve], y: str, split: str) -> Picture:
         least, most = min(min(each.low) for each in found), max(max(each.high) for each in found)
         logarithmic = 0 < RANGE * least < most

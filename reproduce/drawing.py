@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from figures import canvas
+from figures.settings import defaults
 from fwcore.durable import make_folder
 from reproduce.curves import Figure, Line
 
@@ -33,6 +34,7 @@ def draw(figures: Iterable[Figure], folder: Path) -> list[Path]:
     return [_draw(figure, folder / figure.file) for figure in figures if figure.drawn]
 
 
+@defaults()
 def _draw(figure: Figure, path: Path) -> Path:
     panels = list(dict.fromkeys(line.panel for line in figure.lines))
     width = 1.5 + 5 * len(panels)
