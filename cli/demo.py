@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import time
 from functools import cache
@@ -44,22 +43,20 @@ def demo(
     """
     import backends
     from cli.signals import StopFlag
+    from demo.process import past_proxies, surroundings
     from fwcore.errors import BackendError, Interrupted
 
     _check_free(host, port)
     first = backends.named(backend)
     subjects = [_subject(path, device) for path in checkpoints or _shipped()]
     names = [name for name in backends.BACKENDS if backends.installed(name) or name == first]
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read in places that no argument reaches
-    # else Gradio, where there is Matplotlib, looks for a window to draw in at the first click
-    os.environ.setdefault("MPLBACKEND", "agg")
-    try:
-        from demo import page
-    except ImportError as error:
-        raise BackendError(f"demo: {error}; pip install 'fwt[demo]'") from error
-
-    with StopFlag() as stop:
-        served = page.serve(subjects, names, first, host, port)
+    with StopFlag() as stop, surroundings():
+        with past_proxies():
+            try:
+                from demo import page
+            except ImportError as error:
+                raise BackendError(f"demo: {error}; pip install 'fwt[demo]'") from error
+            served = page.serve(subjects, names, first, host, port)
         print(f"fwt demo: http://{host}:{port}  (Ctrl-C ends it)", flush=True)
         while stop.read() is None:
             time.sleep(PAUSE)

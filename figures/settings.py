@@ -5,7 +5,6 @@ Every other file takes Matplotlib from here, or imports it after this one.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager
@@ -13,6 +12,8 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
+
+from fwcore.variables import variables
 
 SIZE = 9  # points of text
 OURS = {"font.size": SIZE, "svg.hashsalt": "fwt", "axes.titlesize": SIZE}
@@ -35,14 +36,9 @@ def _matplotlib() -> ModuleType:
     found = find_spec("matplotlib")
     assert found is not None  # noqa: S101 it was imported in part
     assert found.origin is not None  # noqa: S101
-    backend = os.environ.pop("MPLBACKEND", None)
-    try:
-        # of all files matplotlibrc that of the working directory is taken: here, the defaults
-        with chdir(Path(found.origin).parent / "mpl-data"):
-            return import_module("matplotlib")
-    finally:
-        if backend is not None:
-            os.environ["MPLBACKEND"] = backend
+    # of all files matplotlibrc that of the working directory is taken: here, the defaults
+    with variables(MPLBACKEND="agg"), chdir(Path(found.origin).parent / "mpl-data"):
+        return import_module("matplotlib")
 
 
 mpl = _matplotlib()
