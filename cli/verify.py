@@ -50,7 +50,7 @@ def compared(found: Any, split: Any, names: str, device: str, memory: str) -> li
     """
     import backends
     from cli.opening import on_backend
-    from fwcore.compare import compare
+    from fwcore.compare import Conditioning, compare
     from fwcore.errors import ConfigError
 
     wanted = [name.strip() for name in names.split(",") if name.strip()]
@@ -63,7 +63,14 @@ def compared(found: Any, split: Any, names: str, device: str, memory: str) -> li
         name: on_backend(name, found, "cpu" if name == "numpy" else device, memory, kind)
         for name in wanted
     }
-    return compare(models, split, frozenset({"numpy"}))
+    autodiff = [name for name in wanted if name != "numpy"]
+    conditioning = Conditioning(
+        found.params,
+        kind,
+        on_backend("numpy", found, "cpu", memory),
+        on_backend(autodiff[0], found, "cpu", memory, "float64"),
+    )
+    return compare(models, split, frozenset({"numpy"}), conditioning)
 
 
 def number_type(found: Any) -> str:
@@ -72,8 +79,8 @@ def number_type(found: Any) -> str:
 
 
 def print_rows(rows: list[dict[str, Any]]) -> None:
-    """A table of pairs and the tolerances they are held to."""
-    from fwcore.compare import GRADIENT_TOLERANCE, LOGIT_TOLERANCE
+    """A table of pairs and the bounds they are held to."""
+    from fwcore.compare import GRADIENT_TOLERANCE, LOGIT_TOLERANCE, ROUNDING_FACTOR
 
     print(f"{'backends':<14} {'logits abs':>11} {'rel':>9} {'same answer':>15} {'gradients':>10}")
     for row in rows:
@@ -86,6 +93,17 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
             f"{shown:>10}  {'ok' if row['ok'] else 'OUT OF TOLERANCE'}"
         )
     print(
-        f"held to: logits {LOGIT_TOLERANCE:g} of the largest, every answer equal, "
+        f"held to: logits {LOGIT_TOLERANCE:g} of the largest, "
         f"gradients {GRADIENT_TOLERANCE:g} of each parameter's largest"
     )
+    if any(row["ill_conditioned"] for row in rows):
+        print(
+            f"{max(row['ill_conditioned'] for row in rows)} ill-conditioned examples are held to "
+            f"{ROUNDING_FACTOR} times what rounding the weights changes, "
+            f"{max(row['logit_bound'] for row in rows):.1e} or less"
+        )
+    if any((row["gradient_bound"] or 0) > GRADIENT_TOLERANCE for row in rows):
+        print(
+            f"ill-conditioned gradients are held to {ROUNDING_FACTOR} times what rounding the "
+            f"weights changes, {max(row['gradient_bound'] or 0 for row in rows):.1e}"
+        )

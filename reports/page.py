@@ -10,13 +10,17 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from fwcore.compare import GRADIENT_TOLERANCE, LOGIT_TOLERANCE
+from fwcore.compare import GRADIENT_TOLERANCE, LOGIT_TOLERANCE, ROUNDING_FACTOR
 from fwcore.durable import make_folder, write_text
 from fwcore.errors import ConfigError
 from reports.pictures import Picture
 
 SUFFIX = ".html"
-TOLERANCES = {"logits": LOGIT_TOLERANCE, "gradients": GRADIENT_TOLERANCE}
+TOLERANCES = {
+    "logits": LOGIT_TOLERANCE,
+    "gradients": GRADIENT_TOLERANCE,
+    "rounding": ROUNDING_FACTOR,
+}
 
 
 def check_path(path: Path) -> None:

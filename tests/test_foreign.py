@@ -354,6 +354,7 @@ def test_verify_says_when_backends_are_apart(tmp_path, monkeypatch):
     assert (pair["argmax_equal"], pair["examples"]) == (32, 32)
     assert done.json["dtype"] == "float32"
     monkeypatch.setattr(compare, "LOGIT_TOLERANCE", 1e-12)
+    monkeypatch.setattr(compare, "ROUNDING_FACTOR", 1e-9)
     done = fwt("verify", point, "--backends", "torch,numpy", "--json")
     assert done.code == 1
     assert not done.json["pairs"][0]["ok"]
