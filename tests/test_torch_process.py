@@ -14,6 +14,24 @@ from fwcore.spec import TrainSpec
 from tests import cases
 from tests.cli_tools import python
 
+TRAIN = """
+import sys
+import numpy as np, backends
+from backends.contract import compile_population
+from fwcore.batches import Split
+from fwcore.spec import TrainSpec
+from tests import cases
+spec, train = cases.core_only({"kind": "lstm", "size": 4}, 3), TrainSpec(steps=1)
+params, data = cases.params_of(spec), Split(cases.noise(1, 5, 4, 3), np.array([0, 1, 1, 0, 1]))
+backend, rows = backends.load("torch"), np.arange(4)
+lone = backend.compile(spec, params, device="cpu")
+lone.begin_training(train, data)
+lone.fetch([lone.train_step(rows, 1e-3, None)])
+both = compile_population(backend, [spec] * 2, [params] * 2, device="cpu")
+both.begin_training([train] * 2, data)
+both.fetch([both.train_step(np.stack([rows, rows]), np.full(2, 1e-3), None)])
+print([name for name in ("torch._dynamo", "sympy") if name in sys.modules])
+"""
 EXPORT = """
 import warnings
 warnings.simplefilter("error")
@@ -39,6 +57,12 @@ def settings() -> list[Any]:
 def test_what_asks_for_the_older_settings_works_after_a_load():
     done = python(EXPORT)
     assert (done.code, done.out) == (0, "highest True\n"), done.err
+
+
+def test_training_imports_no_compiler():
+    """PyTorch's takes as long to import as PyTorch itself."""
+    done = python(TRAIN)
+    assert (done.code, done.out) == (0, "[]\n"), done.err
 
 
 @pytest.fixture(name="user", params=["highest", "high"])

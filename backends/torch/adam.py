@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+
 import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
+
+# without the decorator that imports PyTorch's compiler, which takes as long as PyTorch itself: it
+# keeps optimisers from being compiled, and none of ours is
+add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
 
 
 class Adam(torch.optim.AdamW):
@@ -13,6 +19,8 @@ class Adam(torch.optim.AdamW):
     The class groups tensors and checks them at every step, which takes longer than the update of
     the few small matrices that a recurrent network has.
     """
+
+    add_param_group = add_param_group
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]

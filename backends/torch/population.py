@@ -12,6 +12,7 @@ from torch import Tensor
 
 from backends.contract import Backend
 from backends.torch import alstm, convnet, fused
+from backends.torch.adam import add_param_group
 from backends.torch.denormals import flushed
 from backends.torch.graph import CudaRecorder, StepGraph
 from backends.torch.precision import in_precision
@@ -38,6 +39,8 @@ class Adam(torch.optim.Optimizer):
         m, v: the moments, (P, N).
         steps: updates made, (P, 1).
     """
+
+    add_param_group = add_param_group
 
     def __init__(self, weights: Tensor, decays: Tensor, train: TrainSpec) -> None:
         super().__init__([weights], {})
