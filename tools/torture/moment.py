@@ -9,6 +9,7 @@ import re
 import resource
 import signal
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -110,7 +111,7 @@ def strike(blow: Blow, run: Path) -> None:
         lose_output(blow.kind)
     elif blow.kind == "readonly":
         forbid(run, 0o555)
-        become_nobody()
+        become_nobody(run.parent)
 
 
 def fail() -> NoReturn:
@@ -144,8 +145,11 @@ def forbid(run: Path, mode: int) -> None:
             folder.chmod(mode)
 
 
-def become_nobody() -> None:
-    """Give up the rights that permissions do not hold."""
+def become_nobody(folder: Path) -> None:
+    """Give up the rights that permissions do not hold, but keep a place for MLX's kernels in `folder`."""
     if os.geteuid() == 0:
+        own = tempfile.mkdtemp(dir=folder)
+        os.chown(own, NOBODY, NOBODY)
+        os.environ["TMPDIR"] = own
         os.setgid(NOBODY)
         os.setuid(NOBODY)
