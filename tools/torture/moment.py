@@ -146,7 +146,7 @@ def forbid(run: Path, mode: int) -> None:
 
 
 def become_nobody(folder: Path) -> None:
-    """Give up the rights that permissions do not hold, but keep a place for MLX's kernels in `folder`."""
+    """Give up the rights that permissions do not hold, but keep a place for MLX's kernels."""
     if os.geteuid() == 0:
         own = tempfile.mkdtemp(dir=folder)
         os.chown(own, NOBODY, NOBODY)
