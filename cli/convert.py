@@ -41,6 +41,10 @@ def convert(
             help="Layout of such a file: torch, mlx or fwt.",
         ),
     ] = None,
+    zero_biases: Annotated[
+        bool,
+        typer.Option("--zero-biases", help="Take zeros for biases that the file has not."),
+    ] = False,
     check: Annotated[
         bool, typer.Option("--verify", help="Run the result on every installed backend.")
     ] = False,
@@ -59,7 +63,7 @@ def convert(
     from fwcore import foreign
     from fwcore.errors import CheckFailed
 
-    found = foreign.load(source, spec, source_layout, pt_reader(source))
+    found = foreign.load(source, spec, source_layout, pt_reader(source), zero_biases)
     foreign.save(target, found, to)
     rows = []
     if check:
@@ -69,9 +73,12 @@ def convert(
         subject = tasks.load(tasks.parse(again.spec.task, str(target)), data_dir)
         rows = compared(again, subject.split("test"), "all", "auto", "auto")
     if as_json:
-        print(json.dumps({"source": str(source), "target": str(target), "to": to, "pairs": rows}))
+        result = {"source": str(source), "target": str(target), "to": to, "notes": found.notes}
+        print(json.dumps({**result, "pairs": rows}))
     else:
         print(f"wrote {show(target)} in the {to} layout: {len(found.params)} parameters")
+        for note in found.notes:
+            print(f"  {note}")
         if rows:
             print_rows(rows)
     if not all(row["ok"] for row in rows):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,18 @@ from fwcore.spec import InitSpec, RunSpec
 Array = np.ndarray[Any, np.dtype[Any]]
 
 UNKNOWN = "0" * 64  # in place of a SHA-256 that was not given
+
+
+class First(NamedTuple):
+    """What a run begins with.
+
+    Attributes:
+        weights: by canonical name.
+        notes: what was changed in a file of another program; see `Checkpoint`.
+    """
+
+    weights: dict[str, Array]
+    notes: tuple[str, ...] = ()
 
 
 def begun_from(spec: RunSpec, settings: Mapping[str, Any]) -> RunSpec:
@@ -41,7 +53,7 @@ def begun_from(spec: RunSpec, settings: Mapping[str, Any]) -> RunSpec:
     return spec.model_copy(update={"init": init})
 
 
-def first_weights(spec: RunSpec) -> dict[str, Array]:
+def first_weights(spec: RunSpec) -> First:
     """The weights of step 0, in float64 for a run in it, else in float32.
 
     Raises:
@@ -50,10 +62,11 @@ def first_weights(spec: RunSpec) -> dict[str, Array]:
     """
     dtype = "float64" if spec.train.dtype == "float64" else "float32"
     if spec.init is None:
-        return params.initialise(model.parameters(spec.model), spec.train.seed, dtype)
+        return First(params.initialise(model.parameters(spec.model), spec.train.seed, dtype))
     found = _loaded(Path(spec.init.path), spec.init.layout, spec)
     _check_same(spec.init, _sha256(found.path))
-    return {name: array.astype(dtype) for name, array in found.params.items()}
+    weights = {name: array.astype(dtype) for name, array in found.params.items()}
+    return First(weights, found.notes)
 
 
 def _loaded(path: Path, layout: str | None, spec: RunSpec) -> Checkpoint:

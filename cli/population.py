@@ -102,15 +102,16 @@ def ready(jobs: Sequence[Job], place: Place) -> Ready:
             f"{len(jobs)} runs; leave the lists out, or the launcher"
         )
     data = running.splits(job)
+    firsts = [initial.first_weights(spec) for spec in specs]
     made = compile_population(
         backend,
         [spec.model for spec in specs],
-        [initial.first_weights(spec) for spec in specs],
+        [first.weights for first in firsts],
         device=place.device,
         dtype=job.spec.train.dtype,
         memory=place.memory,
     )
-    facts = running.session_facts(job, backend, made)
+    facts = running.session_facts(job, backend, made, firsts[0].notes)
     return Ready(backend.name, made, data, facts, job.spec.train.total_steps(len(data.train)))
 
 
@@ -153,6 +154,7 @@ def run(
         given = ready([each.job for each in members], place)
         folders = _begun(stack, members, out, root, given.backend)
         stop = stack.enter_context(StopFlag())
+        running.show_notes(given, quiet)
         screen = stack.enter_context(Screen(given.total, quiet))
         hooks = Hooks(on_metrics=screen.show, stop_signal=stop.read)
         specs = [each.job.spec for each in members]

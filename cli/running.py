@@ -126,10 +126,16 @@ def splits(job: Job) -> Data:
 
 
 def session_facts(
-    job: Job, backend: Backend, made: Compiled | Population, ranks: Ranks = SINGLE
+    job: Job,
+    backend: Backend,
+    made: Compiled | Population,
+    notes: tuple[str, ...],
+    ranks: Ranks = SINGLE,
 ) -> dict[str, Any]:
-    """What `run.json` says of this process's part of a run."""
-    changed = {}
+    """What `run.json` says of this process's part of a run; `notes` are of its first weights."""
+    changed, init = {}, {}
+    if job.spec.init is not None:
+        init = {**job.spec.init.json_data(), **({"notes": list(notes)} if notes else {})}
     if job.revision is not None:
         changed = changes(job.revision.before.json_data(), job.spec.json_data())
     return {
@@ -141,7 +147,7 @@ def session_facts(
         "published_pct": published(job),
         "processes": ranks.count,
         **({"changed": changed} if changed else {}),
-        **({"init": job.spec.init.json_data()} if job.spec.init else {}),
+        **({"init": init} if init else {}),
     }
 
 
@@ -172,16 +178,17 @@ def ready(job: Job, place: Place) -> Ready:
     data = splits(job)
     begun = job.folder is not None and job.folder.latest() is not None
     spec = job.spec.model_copy(update={"init": None}) if begun else job.spec  # its own are read
+    first = initial.first_weights(spec)
     made = backend.compile(
         job.spec.model,
-        initial.first_weights(spec),
+        first.weights,
         device=place.device,
         dtype=job.spec.train.dtype,
         memory=place.memory,
     )
     ranks = backend.ranks()
     check_together(ranks, job.spec)
-    facts = session_facts(job, backend, made, ranks)
+    facts = session_facts(job, backend, made, first.notes, ranks)
     total = job.spec.train.total_steps(len(data.train))
     return Ready(backend.name, made, data, facts, total, ranks)
 
@@ -229,6 +236,7 @@ def run(
     folder = job.folder or RunFolder.create(path, job.spec)
     shown = Screen(given.total, quiet, folder.latest_step() or 0)
     with folder, StopFlag() as stop, shown as screen:
+        show_notes(given, quiet)
         if job.revision is not None:
             folder.revise(job.revision.before, job.spec, job.revision.step)
             if job.new_length and not quiet:
@@ -237,6 +245,13 @@ def run(
         result = train_in(folder, job.spec, given, hooks, stop_after)
     stopped = {"done": False, "step": folder.latest_step(), "steps": given.total}
     return summary(job, folder, given.facts, {"done": True, **result} if result else stopped)
+
+
+def show_notes(given: Ready, quiet: bool) -> None:
+    """What a person is told of changes in the weights that runs begin with."""
+    for note in given.facts.get("init", {}).get("notes", ()):
+        if not quiet:
+            print(f"weights   {note}", file=sys.stderr, flush=True)
 
 
 def _new_length(job: Job, total: int, revision: Revision) -> str:

@@ -95,6 +95,7 @@ class Checkpoint:
         moments: Adam's moments, or None where the file came alone.
         progress: where the run stood.
         path: where it was read.
+        notes: what was changed as a file of another program was read, one phrase each.
     """
 
     spec: RunSpec
@@ -102,6 +103,7 @@ class Checkpoint:
     moments: dict[str, Array] | None
     progress: Progress
     path: Path
+    notes: tuple[str, ...] = ()
 
 
 def sha256(path: Path) -> str:

@@ -1,18 +1,23 @@
-"""Checkpoints in the layouts of `torch.nn` and `mlx.nn`: read to canonical, written from it."""
+"""Checkpoints in the layouts of `torch.nn` and `mlx.nn`: read to canonical, written from it.
+
+What was changed in a file of another program is said in the checkpoint's `notes`.
+"""
 
 from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fwcore import checkpoint, files, layouts, model, params
+from fwcore.adapt import adapt, missing_biases
 from fwcore.checkpoint import MODEL_FILE, MOMENTS, OPTIMIZER_FILE, Checkpoint, Progress, State
 from fwcore.errors import CheckpointError, ConfigError, nearest
+from fwcore.params import Param
 from fwcore.runs import find_checkpoint
 from fwcore.spec import RunSpec
 
@@ -30,17 +35,22 @@ def load(
     spec: Path | RunSpec | None = None,
     layout: str | None = None,
     read_pt: Reader | None = None,
+    zero_biases: bool = False,
 ) -> Checkpoint:
     """A checkpoint in any layout, in canonical names and axes.
+
+    bfloat16 and float16 are read as float32.
 
     Args:
         source: a run, a checkpoint folder, or a `.safetensors`, `.npz` or `.pt` file.
         spec: the run, or its `spec.json`, for a file without one in its metadata.
         layout: `torch`, `mlx` or `fwt`, for a file that does not say it.
         read_pt: reads a `.pt` file; it needs PyTorch, which this package does not import.
+        zero_biases: take zeros for biases that a file of another program has not.
 
     Raises:
-        CheckpointError: it is damaged, or does not fit its spec.
+        CheckpointError: it is damaged, or does not fit its spec; every difference is named, in the
+            names of the layout.
         ConfigError: the file says neither spec nor layout and none was given.
     """
     if layout is not None:
@@ -69,12 +79,31 @@ def load(
     _known(layout, str(source))
     run = _spec(spec, metadata, path)
     table, kind = model.parameters(run.model), run.model.core.kind
-    found = layouts.restore(table, kind, arrays, layout)
-    _refuse(params.mismatches(table, found), path)
+    native = layouts.table_in(table, kind, layout)
     moments, progress = None, Progress()
-    if state is not None:
+    notes: tuple[str, ...] = ()
+    if state is None:
+        arrays, notes = _adapted(native, arrays, zero_biases, path)
+    else:
+        _refuse(params.mismatches(native, arrays), path)
         moments, progress = _moments(source, state, layout), state.progress
-    return Checkpoint(run, found, moments, progress, source)
+    found = layouts.restore(table, kind, arrays, layout)
+    return Checkpoint(run, found, moments, progress, source, notes)
+
+
+def _adapted(
+    table: Sequence[Param], given: Mapping[str, Array], zero_biases: bool, path: Path
+) -> tuple[dict[str, Array], tuple[str, ...]]:
+    """What another program wrote as arrays that fit a layout's table, and what was changed."""
+    arrays, notes = adapt(table, given)
+    zeros = missing_biases(table, arrays)
+    if zeros and zero_biases:
+        arrays, notes = arrays | zeros, (*notes, f"zeros for missing biases: {', '.join(zeros)}")
+    faults = params.mismatches(table, arrays)
+    if zeros and not zero_biases:
+        faults.append("a layer with bias=False? fwt convert --zero-biases takes zeros for biases")
+    _refuse(faults, path)
+    return arrays, notes
 
 
 def _moments(folder: Path, state: State, layout: str) -> dict[str, Array] | None:
@@ -84,16 +113,13 @@ def _moments(folder: Path, state: State, layout: str) -> dict[str, Array] | None
     arrays, _ = checkpoint.read_checked(folder, OPTIMIZER_FILE, state)
     spec, path = state.spec, folder / OPTIMIZER_FILE
     table, kind = model.parameters(spec.model), spec.model.core.kind
-    result = {name: array for name, array in arrays.items() if not name.startswith(MOMENTS)}
+    native = layouts.table_in(table, kind, layout)
+    _refuse(params.mismatches(checkpoint.moments_table(native), arrays), path)
+    result: dict[str, Array] = {}
     for moment in MOMENTS:
-        part = {
-            name.removeprefix(moment): array
-            for name, array in arrays.items()
-            if name.startswith(moment)
-        }
+        part = {param.name: arrays[f"{moment}{param.name}"] for param in native}
         found = layouts.restore(table, kind, part, layout, moments=True)
         result.update({f"{moment}{name}": array for name, array in found.items()})
-    _refuse(params.mismatches(checkpoint.moments_table(table), result), path)
     return result
 
 

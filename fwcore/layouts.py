@@ -8,11 +8,11 @@ never by a shape. Cells that a framework has a layer of its own for also change 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from fwcore.errors import CheckpointError
 from fwcore.params import Param
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -62,8 +62,6 @@ def _permuted(array: Array, order: str, wanted: str) -> Array:
     """`array`, whose axes are the letters of `order`, with its axes in the order `wanted`."""
     if order == wanted:
         return array
-    if array.ndim != len(order):
-        return array  # the strict load names the wrong shape
     return np.ascontiguousarray(array.transpose(_places(order, wanted)))
 
 
@@ -87,6 +85,23 @@ def permute_out(param: Param, array: Array, layout: str) -> Array:
 def permute_in(param: Param, array: Array, layout: str) -> Array:
     """A layout's array with its axes in canonical order."""
     return _permuted(array, axes_in(param, layout), param.axes)
+
+
+def table_in(table: Sequence[Param], kind: str, layout: str) -> list[Param]:
+    """The parameters as a layout has them: what `export` gives, as names, shapes and axes.
+
+    Args:
+        table, kind, layout: see `export`.
+    """
+    names = _names(table, kind, layout)
+    biases = {"core.bias": TORCH_BIASES, "core.bias_n": ()} if layout == "torch" and names else {}
+    result = []
+    for param in table:
+        axes = axes_in(param, layout)
+        shape = tuple(param.shape[place] for place in _places(param.axes, axes))
+        for name in biases.get(param.name, (names.get(param.name, param.name),)):
+            result.append(replace(param, name=name, shape=shape, axes=axes))
+    return result
 
 
 def export(
@@ -122,22 +137,15 @@ def restore(
     layout: str,
     moments: bool = False,
 ) -> dict[str, Array]:
-    """The inverse of `export`: canonical names and orders; unknown names stay as they are.
-
-    Raises:
-        CheckpointError: one of the two biases of a torch.nn layer is missing.
-    """
+    """The inverse of `export`, of arrays that fit `table_in`: canonical names and orders."""
     names = _names(table, kind, layout)
     found = dict(arrays)
     if layout == "torch" and names:
         _join_bias(found, any(param.name == "core.bias_n" for param in table), moments)
-    canonical = {native: name for name, native in names.items()}
-    params = {param.name: param for param in table}
-    result = {}
-    for native, array in found.items():
-        name = canonical.get(native, native)
-        result[name] = permute_in(params[name], array, layout) if name in params else array
-    return result
+    return {
+        param.name: permute_in(param, found[names.get(param.name, param.name)], layout)
+        for param in table
+    }
 
 
 def _names(table: Sequence[Param], kind: str, layout: str) -> dict[str, str]:
@@ -164,15 +172,7 @@ def _join_bias(arrays: dict[str, Array], keeps_last: bool, moments: bool) -> Non
 
     A zero second bias leaves the first bit for bit.
     """
-    missing = [name for name in TORCH_BIASES if name not in arrays]
-    if missing:
-        raise CheckpointError(f"torch layout: missing {missing}; expected both of {TORCH_BIASES}")
     bias, other = (np.array(arrays.pop(name)) for name in TORCH_BIASES)
-    if bias.shape != other.shape or bias.ndim != 1:
-        raise CheckpointError(
-            f"torch layout: expected {TORCH_BIASES} of one length, got shapes {bias.shape} and "
-            f"{other.shape}"
-        )
     if keeps_last:
         size = len(other) // 3
         arrays["core.bias_n"] = other[-size:].copy()

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fwcore.dtypes import type_name
 from fwcore.rng import Stream
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -108,7 +109,7 @@ def mismatches(table: Sequence[Param], arrays: Mapping[str, Array]) -> list[str]
             hint = " (transposed?)" if turned and len(param.shape) > 1 else ""
             faults.append(f"{name!r} has shape {got.shape}, expected {param.shape}{hint}")
         elif got.dtype not in (np.float32, np.float64):
-            faults.append(f"{name!r} has type {got.dtype}, expected float32 or float64")
+            faults.append(f"{name!r} has type {type_name(got.dtype)}, expected float32 or float64")
         elif not np.isfinite(got).all():
             faults.append(f"{name!r} holds numbers that are not finite")
     return faults

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,15 @@ import numpy as np
 import safetensors
 
 from fwcore import files
+from fwcore.dtypes import BFLOAT16, unread
 from fwcore.errors import CheckpointError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+# what the library can hand to NumPy, by safetensors' names of types
+NUMPY_TYPES = {
+    "F64", "F32", "F16", "I64", "U64", "I32", "U32", "I16", "U16", "I8", "U8", "BOOL",
+}  # fmt: skip
 DIGEST = "fwt.sha256"  # the label of a tensor file under which its own digest stands
 LABELS = {
     "fwt.format_version", "fwt.layout", "fwt.axes", "fwt.spec", "fwt.versions", "fwt.step", DIGEST,
@@ -49,6 +55,8 @@ def ordered(content: bytes) -> bytes:
 def read_tensors(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
     """Arrays and metadata of a safetensors file, held against the digest in it if it has one.
 
+    bfloat16 comes as `fwcore.dtypes.BFLOAT16`, a type unknown to NumPy as `fwcore.dtypes.unread`.
+
     Raises:
         CheckpointError: it is missing, truncated, damaged, or no safetensors file.
     """
@@ -56,9 +64,13 @@ def read_tensors(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
         raise CheckpointError(f"{path}: no such file; expected a .safetensors file")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            start, header = _header(path)
+            arrays = {
+                name: file.get_tensor(name) if entry["dtype"] in NUMPY_TYPES
+                else _other_tensor(path, start, entry)
+                for name, entry in header.items()
+            }  # fmt: skip
             metadata: dict[str, str] = file.metadata() or {}
-        _check_header(path)
     except (safetensors.SafetensorError, TypeError, OSError, ValueError) as error:
         raise CheckpointError(f"{path}: {_why_unreadable(path)} ({error})") from error
     unknown = [name for name in metadata if name.startswith("fwt.") and name not in LABELS]
@@ -76,15 +88,28 @@ def read_tensors(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
     return arrays, metadata
 
 
-def _check_header(path: Path) -> None:
-    """Refuse names that stand twice, of which the library takes the last.
+def _header(path: Path) -> tuple[int, dict[str, Any]]:
+    """Where the data of a safetensors file begin, and type, shape and place of each array in them.
+
+    The library must have held them against the file's size.
 
     Raises:
-        ValueError: one does.
+        ValueError: a name stands twice, of which the library takes the last.
     """
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        files.from_json(file.read(length))
+        header = files.from_json(file.read(length))
+    header.pop("__metadata__", None)
+    return 8 + length, header
+
+
+def _other_tensor(path: Path, start: int, entry: Mapping[str, Any]) -> Array:
+    """An array of a type that NumPy lacks, by its bits if it is bfloat16."""
+    kind, shape = entry["dtype"], tuple(entry["shape"])
+    if kind != "BF16":
+        return unread(kind, shape)
+    place = start + entry["data_offsets"][0]
+    return np.fromfile(path, BFLOAT16, math.prod(shape), offset=place).reshape(shape)
 
 
 def _why_unreadable(path: Path) -> str:

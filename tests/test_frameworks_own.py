@@ -12,7 +12,6 @@ import pytest
 import backends
 from fwcore import layouts, model
 from fwcore.cells.common import LAYER_NORM_EPSILON
-from fwcore.errors import CheckpointError
 from fwcore.spec import ModelSpec
 from tests import cases, oracle
 from tests.cases import Array, Engine
@@ -175,14 +174,6 @@ def test_a_torch_lstm_in_float64_from_a_given_state(exact_engine: Engine) -> Non
     assert_close("hs", want.numpy(), hs, "outputs", "float64", "own")
     assert_close("h", h_end[0].numpy(), final["h"], "outputs", "float64", "own")
     assert_close("c", c_end[0].numpy(), final["c"], "outputs", "float64", "own")
-
-
-def test_one_of_two_torch_biases_alone_is_refused() -> None:
-    layer, spec = layer_of("torch", "lstm"), spec_of("lstm")
-    native = {f"core.{n}": a for n, a in layer.weights().items()}
-    del native["core.bias_hh_l0"]
-    with pytest.raises(CheckpointError, match=r"missing.*core\.bias_hh_l0"):
-        layouts.restore(model.parameters(spec), "lstm", native, "torch")
 
 
 # --- convolutions -------------------------------------------------------------------------

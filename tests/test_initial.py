@@ -134,6 +134,24 @@ def test_foreign_files_and_model_files(kind, source, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.parametrize("seeds", [("--seed", 0), ("--seeds", "0-1")])
+def test_what_was_changed_in_foreign_weights_is_said_and_kept(seeds, source, tmp_path):
+    small = {name: torch.tensor(array).bfloat16() for name, array in native(source, "fwt").items()}
+    torch.save({f"_orig_mod.{name}": value for name, value in small.items()}, tmp_path / "w.pt")
+    begin = (*TRAIN[:-1], "--keep", 9, "--init-from", tmp_path / "w.pt", "--init-layout", "fwt")
+    done = good(*begin, *seeds, "--out", tmp_path / "run")
+    notes = [f"bfloat16 read as float32: {len(small)} arrays"]
+    notes.append(f"'_orig_mod' left out of {len(small)} names")
+    assert [line for line in done.err.splitlines() if line.startswith("weights")] == [
+        f"weights   {note}" for note in notes
+    ]
+    for run in [tmp_path / "run"] if seeds[0] == "--seed" else (tmp_path / "run").iterdir():
+        same(first(run).params, {name: value.float().numpy() for name, value in small.items()})
+        assert json.loads((run / "run.json").read_text())["sessions"][0]["init"]["notes"] == notes
+    quiet = good(*begin, *seeds, "--quiet", "--out", tmp_path / "quiet")
+    assert "weights" not in quiet.err
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [

@@ -225,10 +225,20 @@ def test_another_size_is_not_called_transposed() -> None:
     assert params.mismatches(TABLE, arrays) == ["'table.weight' has shape (5, 4), expected (5, 3)"]
 
 
-def test_restoring_an_array_of_another_rank_leaves_it_for_the_strict_load() -> None:
+def test_an_array_of_another_rank_is_held_to_the_axes_of_the_layout() -> None:
     native = layouts.export(TABLE, KIND, numbered(), "mlx")
     native["conv.weight"] = np.zeros((3, 2), np.float32)
-    back = layouts.restore(TABLE, KIND, native, "mlx")
-    assert params.mismatches(TABLE, back) == [
-        "'conv.weight' has shape (3, 2), expected (3, 2, 4, 5)"
+    assert params.mismatches(layouts.table_in(TABLE, KIND, "mlx"), native) == [
+        "'conv.weight' has shape (3, 2), expected (3, 4, 5, 2)"
     ]
+
+
+@pytest.mark.parametrize("layout", layouts.LAYOUTS)
+@pytest.mark.parametrize("variant", cases.SOME)
+def test_the_table_of_a_layout_is_what_is_exported(variant: str, layout: str) -> None:
+    spec = cases.core_only(cases.core_of(variant, 5), cases.inputs_of(variant, 4))
+    table, kind = model.parameters(spec), spec.core.kind
+    native = layouts.export(table, kind, cases.params_of(spec), layout)
+    assert {p.name: p.shape for p in layouts.table_in(table, kind, layout)} == {
+        name: array.shape for name, array in native.items()
+    }

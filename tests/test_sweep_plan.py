@@ -90,7 +90,7 @@ def test_the_number_of_parameters_is_that_of_the_weights(tmp_path):
 
     found = planned(tmp_path, '[axes]\nmodel = ["lstm", "gru"]\nsize = [4]\n')
     for group, spec in zip(found["groups"], found["specs"], strict=True):
-        weights = first_weights(RunSpec.parse(spec, "spec"))
+        weights = first_weights(RunSpec.parse(spec, "spec")).weights
         assert group["parameters"] == sum(array.size for array in weights.values())
 
 

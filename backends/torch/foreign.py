@@ -7,12 +7,15 @@ from pathlib import Path
 
 import torch
 
+from fwcore.dtypes import BFLOAT16, unread
 from fwcore.errors import CheckpointError
 from fwcore.ops import NumpyArray
 
 
 def read_state_dict(path: Path) -> dict[str, NumpyArray]:
-    """The tensors of a `.pt` file as NumPy arrays by name; bfloat16 and float16 as float32.
+    """The tensors of a `.pt` file as NumPy arrays by name.
+
+    bfloat16 comes as `fwcore.dtypes.BFLOAT16`, a type unknown to NumPy as `fwcore.dtypes.unread`.
 
     Args:
         path: a state dict saved by `torch.save`.
@@ -26,18 +29,31 @@ def read_state_dict(path: Path) -> dict[str, NumpyArray]:
             found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file makes torch raise almost anything
         raise _refusal(path, error) from error
-    if not isinstance(found, dict) or not all(isinstance(v, torch.Tensor) for v in found.values()):
+    if not isinstance(found, dict):
         raise CheckpointError(
             f"{path}: expected a state dict of tensors, got {type(found).__name__}"
         )
-    small = (torch.float16, torch.bfloat16)
+    for name, value in found.items():
+        if not isinstance(value, torch.Tensor):
+            raise CheckpointError(
+                f"{path}: expected a state dict of tensors, got {name!r} of type "
+                f"{type(value).__name__}; save what state_dict() returns, alone"
+            )
     try:
-        return {
-            str(name): (value.float() if value.dtype in small else value).detach().numpy()
-            for name, value in found.items()
-        }
-    except (TypeError, RuntimeError) as error:  # of sparse, quantised and other special tensors
+        return {str(name): _array(value.detach()) for name, value in found.items()}
+    except (TypeError, RuntimeError) as error:  # of sparse and other special tensors
         raise _refusal(path, error) from error
+
+
+def _array(value: torch.Tensor) -> NumpyArray:
+    if value.dtype is torch.bfloat16:
+        return value.view(torch.int16).numpy().view(BFLOAT16)
+    try:
+        return value.numpy()
+    except TypeError:
+        if value.layout is not torch.strided or value.device.type != "cpu":
+            raise
+        return unread(str(value.dtype).removeprefix("torch."), tuple(value.shape))
 
 
 def _refusal(path: Path, error: Exception) -> CheckpointError:
