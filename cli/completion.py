@@ -88,7 +88,7 @@ def policies() -> Iterable[str]:
 
 def datasets() -> Iterable[str]:
     """Names of datasets."""
-    from tasks.datasets import NAMES
+    from tasks.sources import NAMES
 
     return NAMES
 

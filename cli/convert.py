@@ -68,9 +68,10 @@ def convert(
     rows = []
     if check:
         import tasks
+        from cli.loading import load
 
         again = foreign.load(target)
-        subject = tasks.load(tasks.parse(again.spec.task, str(target)), data_dir)
+        subject = load(tasks.parse(again.spec.task, str(target)), data_dir)
         rows = compared(again, subject.split("test"), "all", "auto", "auto")
     if as_json:
         result = {"source": str(source), "target": str(target), "to": to, "notes": found.notes}

@@ -35,11 +35,12 @@ def data(
     Example: fwt data mnist-glimpse --dataset mnist --show 1
     """
     import tasks
+    from cli.loading import load
     from tasks.base import SPLITS
 
     given = {"pairs": pairs, "policy": policy, "dataset": dataset}
     chosen = {key: value for key, value in given.items() if value is not None}
-    found = tasks.load(tasks.parse({"kind": task, **chosen}), data_dir)
+    found = load(tasks.parse({"kind": task, **chosen}), data_dir)
     examples = found.split(split)
     facts: dict[str, Any] = {
         "task": task,

@@ -16,6 +16,7 @@ from fwcore.paths import show
 if TYPE_CHECKING:
     from fwcore.ops import NumpyArray
     from fwcore.spec import RunSpec
+    from tasks.base import TaskSpec
 
 SPECS = (".json", ".toml")
 TRAINED, FIRST = "trained", "first weights"
@@ -69,15 +70,18 @@ def gradients(
     All of them count every way from one state to another, that through the fast weights too.
     Example: fwt gradients checkpoints/retrieval-fast-weights-r20 --first --pairs 12
     """
+    import tasks
     from cli.drawing import check_drawing
 
     check_drawing([figure])
     jacobians = min(jacobians, examples)
     result: dict[str, Any] = {"examples": examples, "jacobians": jacobians, "networks": []}
-    for subject in _subjects(networks, first):
+    subjects = list(_subjects(networks, first))
+    known = [tasks.parse(subject.spec.task, str(subject.path)) for subject in subjects]
+    for subject in subjects:
         if not quiet:
             print(f"{show(subject.path)}, {subject.weights}", file=sys.stderr, flush=True)
-        inputs, targets = _examples(subject, pairs, examples, data_dir)
+        inputs, targets = _examples(subject, pairs, examples, data_dir, known)
         found = _found(subject, backend, device, inputs, targets, jacobians)
         result["networks"].append(found)
     if figure is not None:
@@ -126,7 +130,11 @@ def _spec_of(path: Path) -> RunSpec:
 
 
 def _examples(
-    subject: Subject, pairs: int | None, count: int, data_dir: Path | None
+    subject: Subject,
+    pairs: int | None,
+    count: int,
+    data_dir: Path | None,
+    others: list[TaskSpec],
 ) -> tuple[NumpyArray, NumpyArray]:
     """The first examples of the test split.
 
@@ -134,10 +142,11 @@ def _examples(
         ConfigError: `--pairs` for a task that has none, or more examples than there are.
     """
     import tasks
+    from cli.loading import load
     from fwcore.errors import ConfigError
 
     given = dict(subject.spec.task) | ({} if pairs is None else {"pairs": pairs})
-    task = tasks.load(tasks.parse(given, str(subject.path)), data_dir)
+    task = load(tasks.parse(given, str(subject.path)), data_dir, others)
     test = task.split("test")
     if count > len(test):
         raise ConfigError(f"--examples: expected at most {len(test)}, got examples={count}")

@@ -13,9 +13,9 @@ def names() -> dict[str, list[str]]:
     import tasks
     from fwcore.cells import presets
     from fwcore.memory import FORMS
-    from tasks.datasets import NAMES
     from tasks.glimpses import POLICIES
     from tasks.recipe import known
+    from tasks.sources import NAMES
 
     return {
         "tasks": list(tasks.TASKS),

@@ -7,6 +7,7 @@ from pathlib import Path
 import backends
 import tasks
 from backends.contract import Compiled
+from cli.loading import load
 from fwcore import limits
 from fwcore import memory as memories
 from fwcore.checkpoint import Checkpoint
@@ -37,7 +38,7 @@ def opened(
     if task is not None and kind != task:
         raise ConfigError(f"{path}: expected a checkpoint of task {task!r}, got task={kind!r}")
     options = dict(found.spec.task) | ({"dataset": dataset} if dataset else {})
-    subject = tasks.load(tasks.parse(options, str(path)), data_dir)
+    subject = load(tasks.parse(options, str(path)), data_dir)
     check_memory(subject.data_bytes, limits.memory_bytes(), "this machine")
     return found, subject
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fwcore.spec import RunSpec
     from reports.examples import Judged
     from reports.pictures import Album
-    from tasks.base import Split, Task
+    from tasks.base import Split, Task, TaskSpec
 
 
 def report(
@@ -60,6 +60,7 @@ def report(
 
     Example: fwt report runs/demo -o report.html
     """
+    import tasks
     from cli.drawing import check_installed
 
     check_installed("report", "matplotlib", "jinja2")
@@ -74,7 +75,8 @@ def report(
     check_split(split)
     found = find(paths, "report")
     runs, sweeps = [run_at(path) for path in found.runs], found.sweeps
-    album, looks = Album(), _Looks(split, hardest, backend, names, data_dir, device)
+    known = [tasks.parse(run.spec.task, str(run.path)) for run in runs]
+    album, looks = Album(), _Looks(split, hardest, backend, names, data_dir, device, known)
     told = [looks.at(run) for run in runs]
     groups = [_swept(path, album) for path in sweeps]
     data: dict[str, Any] = {
@@ -110,17 +112,25 @@ class _Looks:
         hardest: how many of them are shown.
         backend, device: that judge.
         names: the backends that are compared.
-        data_dir: see `cli.opening.opened`.
+        data_dir: see `cli.loading.folder_for`.
+        known: the tasks of all runs.
     """
 
     def __init__(
-        self, split: str, hardest: int, backend: str, names: str, data_dir: Path | None, device: str
+        self,
+        split: str,
+        hardest: int,
+        backend: str,
+        names: str,
+        data_dir: Path | None,
+        device: str,
+        known: list[TaskSpec],
     ) -> None:
-        import tasks
+        from cli.loading import load
 
         self._split, self._hardest, self._names = split, hardest, names
-        self._backend, self._device, self._data_dir = backend, device, data_dir
-        self._load = cache(tasks.load)
+        self._backend, self._device = backend, device
+        self._load = cache(lambda options: load(options, data_dir, known))
 
     def at(self, run: Run) -> tuple[dict[str, Any], Task, Judged | None]:
         """A run: its facts, its task, and its network on the split; None without a checkpoint."""
@@ -132,7 +142,7 @@ class _Looks:
         from reports.runs import facts
 
         options = tasks.parse(run.spec.task, str(run.path))
-        task = self._load(options, self._data_dir)
+        task = self._load(options)
         told = facts(run, task, _recipe(run, task))
         if RunFolder(run.path).latest() is None and not (run.path / MODEL_FILE).is_file():
             return {**told, "checkpoint": None, "judged": None, "parity": None}, task, None

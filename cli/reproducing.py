@@ -15,6 +15,7 @@ from typing import Any
 import backends
 import tasks
 from cli.lists import whole_numbers
+from cli.loading import load
 from cli.options import Cluster
 from cli.resolve import layer, resolve
 from cli.signals import StopFlag
@@ -35,8 +36,8 @@ from reproduce.curves import figures
 from reproduce.page import Chapter
 from reproduce.summary import Record
 from sweeps.jobs import BEGIN, WAIT, Ended, Job, Outcome, Work, carry_out, finished
-from tasks.datasets import SUBSET
 from tasks.recipe import merge
+from tasks.sources import SUBSET
 
 ROOT = Path(__file__).resolve().parents[1]  # of a checkout, if it is one
 RESULTS, PAGE, README, PICTURES = "benchmarks/results", "RESULTS.md", "README.md", "docs/figures"
@@ -209,8 +210,8 @@ class Reproduction:
     def _job(self, cell: Cell, seed: int) -> Job:
         spec, where = cell.seeded(seed), self.where
         folder = default_path(self.runs_dir.resolve(), spec, cell.model, cell.backend)
-        data_dir = where.data_dir and where.data_dir.resolve()
-        return Job(spec, cell.backend, where.device, "auto", folder, data_dir)
+        there = where.data_dir if tasks.parse(spec.task).reads_files else None
+        return Job(spec, cell.backend, where.device, "auto", folder, there and there.resolve())
 
     @cached_property
     def on_gpu(self) -> bool:
@@ -302,8 +303,9 @@ def run_missing(found: Reproduction, runs: Sequence[Run], quiet: bool) -> list[O
         if found.wanted.backend == name:
             raise BackendError(f"backend {name}: not installed; see fwt doctor")
         print(f"backend   {name} is not installed: its cells are not run", file=sys.stderr)
-    for spec in {job.spec.model_dump_json(include={"task"}): job.spec for job in jobs}.values():
-        tasks.load(tasks.parse(spec.task), found.where.data_dir)  # missing data is refused here
+    wanted = list(dict.fromkeys(tasks.parse(job.spec.task) for job in jobs))
+    for spec in wanted:
+        load(spec, found.where.data_dir, wanted)  # missing data is refused here
     failed = []
     for outcome in _outcomes(found, jobs, labels, quiet):
         if outcome.failure is None or _diverged(outcome):

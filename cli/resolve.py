@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import tasks
-from cli import initial
+from cli import initial, loading
 from fwcore import files
 from fwcore.cells import cells, presets
 from fwcore.errors import ConfigError, FileError, nearest
@@ -173,7 +173,7 @@ def resolve(
     flags: Mapping[str, Any],
     control: str | None,
     data_dir: Path | None,
-    load: Callable[[TaskSpec, Path | None], Task] = tasks.load,
+    load: Callable[[TaskSpec, Path | None], Task] = loading.load,
 ) -> Resolved:
     """Merge all layers, load the task, and check the whole.
 

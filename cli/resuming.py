@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import tasks
+from cli.loading import load
 from cli.resolve import check_model, control_fields, name_of
 from cli.running import Job, Revision
 from fwcore.cells import presets
@@ -46,7 +47,7 @@ def reopened(
     core = spec.model.core
     if name is not None:
         asked = merge({"model": {"core": presets()[check_model(name)]}}, asked)
-    task = tasks.load(tasks.parse(spec.task, str(path / "spec.json")), data_dir)
+    task = load(tasks.parse(spec.task, str(path / "spec.json")), data_dir)
     if control is not None:
         fields = control_fields(control, core.kind, task.control)
         asked = merge(asked, {"model": {"core": fields}})

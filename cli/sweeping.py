@@ -13,6 +13,7 @@ from typing import Any
 
 import backends
 import tasks
+from cli import loading
 from cli.lists import whole_numbers
 from cli.options import Cluster
 from cli.resolve import layer, resolve
@@ -81,7 +82,7 @@ class Sweep:
         file = plans.read(request.file)
         self.request, self.cluster, self.file = request, cluster, file
         self.backend = backends.named(file.backend)
-        load = cache(tasks.load)
+        load = cache(loading.load)
 
         def resolved(model: str | None, base: Point, point: Point) -> tuple[RunSpec, str]:
             """By the layers of `fwt train`."""
@@ -111,7 +112,9 @@ class Sweep:
     def jobs_of(self, group: Group, setting: Setting) -> tuple[Job, ...]:
         """The jobs of a setting, one for each seed; paths are absolute, for workers elsewhere."""
         request = self.request
-        data_dir = request.data_dir and request.data_dir.resolve()
+        folders = (
+            loading.folder_for(tasks.parse(spec.task), request.data_dir) for spec in setting.specs
+        )
         root = request.runs_dir.resolve()
         return tuple(
             Job(
@@ -120,9 +123,9 @@ class Sweep:
                 request.device,
                 request.memory,
                 default_path(root, spec, group.model, self.backend),
-                data_dir,
+                folder and folder.resolve(),
             )
-            for spec in setting.specs
+            for spec, folder in zip(setting.specs, folders, strict=True)
         )
 
     def mark(self) -> dict[str, Any]:

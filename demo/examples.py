@@ -11,8 +11,9 @@ from PIL import Image
 from demo.digit import PREFIX
 from fwcore.ops import NumpyArray
 from fwcore.rng import Stream
-from tasks.datasets import SUBSET, images
+from tasks.datasets import images
 from tasks.retrieval import RetrievalReader, generate
+from tasks.sources import SUBSET
 
 SCALE = 10  # pixels of a drawing, a pixel of the image
 

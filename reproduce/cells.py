@@ -15,7 +15,7 @@ from fwcore.cells import presets
 from fwcore.errors import ConfigError, nearest
 from fwcore.spec import RunSpec
 from tasks import TASKS, mnist_glimpse, retrieval
-from tasks.datasets import FULL, SUBSET
+from tasks.sources import FULL, SUBSET
 
 Point = dict[str, Any]  # dotted key of a spec -> value
 Resolve = Callable[[str, str, Point], RunSpec]  # task, model, settings above the recipe's

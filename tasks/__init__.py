@@ -44,8 +44,16 @@ def load(spec: TaskSpec, data_dir: Path | None = None) -> Task:
         data_dir: where the dataset's files lie; None looks in the cache and downloads.
 
     Raises:
+        ConfigError: there is a folder for a task that reads no files.
         DataError: the data is missing, damaged or cannot be had.
     """
+    if data_dir is not None and not spec.reads_files:
+        options = spec.json_data()
+        what = ", ".join(f"{key}={options[key]}" for key in ("kind", "dataset") if key in options)
+        raise ConfigError(
+            f"--data-dir: expected none, because the task ({what}) reads no files, got "
+            f"data_dir={str(data_dir)!r}; leave it out"
+        )
     task: Task = _module(spec.kind, "task").load(spec, data_dir)
     return task
 

@@ -30,6 +30,11 @@ class TaskSpec(Frozen):
 
     kind: str
 
+    @property
+    def reads_files(self) -> bool:
+        """Whether its data lies in files, so that a folder may be named for them."""
+        return True
+
 
 @dataclass(frozen=True)
 class Shape:

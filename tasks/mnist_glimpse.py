@@ -15,8 +15,9 @@ from pydantic import Field, field_validator
 from fwcore import files, paths
 from fwcore.errors import ConfigError, DataError, nearest
 from tasks.base import Control, Pictures, Shape, Split, TaskSpec, check_split
-from tasks.datasets import AUTO, FULL, NAMES, SOURCES, Images, images
+from tasks.datasets import Images, images
 from tasks.glimpses import FEATURES, IMAGE, PATCH, POLICIES, Policy, assemble, cut, policy_named
+from tasks.sources import AUTO, FULL, NAMES, SOURCES, SUBSET
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -37,7 +38,7 @@ class Spec(TaskSpec):
 
     Attributes:
         policy: which glimpses in which order, a name in `tasks.glimpses.POLICIES`.
-        dataset: a name in `tasks.datasets.NAMES`; `auto` is the full MNIST where it can be had,
+        dataset: a name in `tasks.NAMES`; `auto` is the full MNIST where it can be had,
             else the bundled subset.
         shift: the training split holds every image moved by up to so many pixels in each
             direction too, so (2 shift + 1)^2 times as many; 0 leaves it as it is. Digits keep 4
@@ -48,6 +49,11 @@ class Spec(TaskSpec):
     policy: str = "multi-level"
     dataset: str = AUTO
     shift: int = Field(default=0, ge=0, le=4)
+
+    @property
+    def reads_files(self) -> bool:
+        """Whether the dataset is not the bundled one."""
+        return self.dataset != SUBSET
 
     @field_validator("policy")
     @classmethod

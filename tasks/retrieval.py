@@ -56,6 +56,11 @@ class Spec(TaskSpec):
     data_seed: int = 0
     renamings: int = Field(default=0, ge=0, le=1000)
 
+    @property
+    def reads_files(self) -> bool:
+        """No: the strings are generated."""
+        return False
+
     @field_validator("pairs")
     @classmethod
     def _letters_suffice(cls, pairs: int) -> int:
@@ -269,7 +274,7 @@ def _check_letters(symbols: str) -> None:
 
 
 def load(spec: Spec, data_dir: Path | None = None) -> Retrieval:
-    """The retrieval task of `spec`; its strings are generated, so `data_dir` is not looked at."""
+    """The retrieval task of `spec`; its strings are generated, and there is no folder to name."""
     return Retrieval(spec)
 
 

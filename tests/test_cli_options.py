@@ -15,8 +15,8 @@ from cli.train import SPEC_FLAGS
 from fwcore.cells import cells, presets
 from fwcore.memory import FORMS
 from fwcore.spec import RunSpec
-from tasks.datasets import NAMES
 from tasks.glimpses import POLICIES
+from tasks.sources import NAMES
 from tests.cli_tools import ROOT, TINY, clean_environment, fwt, good, refused
 
 RETRIEVAL = ("--task", "retrieval")

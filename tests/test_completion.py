@@ -18,8 +18,8 @@ from fwcore.layouts import LAYOUTS
 from fwcore.memory import FORMS
 from fwcore.spec import TrainSpec
 from tasks.base import SPLITS
-from tasks.datasets import NAMES
 from tasks.glimpses import POLICIES
+from tasks.sources import NAMES
 from tests.cli_tools import clean_environment
 
 

@@ -23,7 +23,8 @@ import pytest
 
 from fwcore.errors import ConfigError, DataError
 from tasks import datasets, mnist_glimpse
-from tasks.datasets import SOURCES, Source, SubsetWarning, images
+from tasks.datasets import SubsetWarning, images
+from tasks.sources import NAMES, SOURCES, Source
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -130,7 +131,7 @@ def test_checksums_are_torchvisions() -> None:
 
 
 def test_registry() -> None:
-    assert list(datasets.NAMES) == [
+    assert list(NAMES) == [
         "auto", "mnist", "mnist-subset", "fashion-mnist", "kmnist",
         "emnist-digits", "emnist-letters", "emnist-balanced",
     ]  # fmt: skip
@@ -232,33 +233,51 @@ def test_wrong_md5_names_both(mnist: Source, tmp_path: Path) -> None:
     assert f"md5={md5(others[0])}" in message
 
 
-def test_packed_checksum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_known_packed_is_known_unpacked() -> None:
+    files = [file for source in SOURCES.values() for file in source.files]
+    assert [file.name for file in files if file.gz_md5 and not file.md5] == []
+    known = [file.md5 for file in files if file.md5]
+    assert len(known) == len(set(known)) == 16
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "kmnist"])
+def test_true_files_in_any_packing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    files = contents(SOURCES[name])
+    packed = [gzip.compress(data, mtime=0) for data in files]
+    known = {"md5": [md5(data) for data in files], "gz_md5": [md5(data) for data in packed]}
+    source = pin(monkeypatch, name, **known)
+    for number, level in enumerate((0, 1, 9)):  # none of them is how the authors packed it
+        folder = put(tmp_path / str(number), source, files)
+        for file, data in zip(source.files, files, strict=True):
+            (folder / f"{file.name}.gz").write_bytes(gzip.compress(data, level, mtime=1))
+        assert images(name, folder).train_images.tobytes() == files[0][16:]
+    plain = put(tmp_path / "plain", source, files, packed=False)
+    assert images(name, plain).source is source
+    others = put(tmp_path / "others", source, contents(source, seed=1))
+    message = refusal(lambda: images(name, others))
+    assert f"expected md5 {source.files[0].md5} of dataset {name!r} unpacked, got md5=" in message
+    assert "fetch it again, or for images of your own add a task" in message
+
+
+def test_the_authors_packing_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = contents(SOURCES["kmnist"])
     packed = [md5(gzip.compress(data, mtime=0)) for data in files]
-    source = pin(monkeypatch, "kmnist", gz_md5=packed)
+    source = pin(monkeypatch, "kmnist", md5=["0" * 32] * 4, gz_md5=packed)
     put(tmp_path, source, files)
-    assert images("kmnist", tmp_path).source is source
-    last = tmp_path / f"{source.files[3].name}.gz"
-    last.write_bytes(gzip.compress(files[3], mtime=1))
-    message = refusal(lambda: images("kmnist", tmp_path))
-    assert f"{last}: expected md5 {packed[3]} of dataset 'kmnist'" in message
+    assert images("kmnist", tmp_path).train_images.tobytes() == files[0][16:]
 
 
-def test_one_matching_checksum_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files = contents(SOURCES["mnist"])
-    known = [md5(data) for data in files]
-    source = pin(monkeypatch, "mnist", md5=known, gz_md5=["0" * 32] * 4)
-    put(tmp_path, source, files)
-    assert images("mnist", tmp_path).train_images.tobytes() == files[0][16:]
-
-
-def test_another_datasets_plain_files(
-    mnist: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("asked", ["fashion-mnist", "emnist-digits"])
+def test_another_datasets_files(
+    mnist: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str
 ) -> None:
-    pin(monkeypatch, "fashion-mnist")
-    put(tmp_path, mnist, contents(mnist), packed=False)
-    message = refusal(lambda: images("fashion-mnist", tmp_path))
-    assert "expected a file of dataset 'fashion-mnist', got one of 'mnist'" in message
+    source = pin(monkeypatch, asked)
+    put(tmp_path, source, contents(mnist), packed=False)
+    message = refusal(lambda: images(asked, tmp_path))
+    assert f"of dataset {asked!r}, got a file of dataset 'mnist' (md5=" in message
+    assert "name that dataset, or another folder" in message
 
 
 def test_labels_out_of_range(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

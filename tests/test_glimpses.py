@@ -16,9 +16,10 @@ from hypothesis.extra.numpy import arrays
 import tasks
 from fwcore.errors import ConfigError, DataError
 from tasks.base import Control
-from tasks.datasets import SOURCES, Images
+from tasks.datasets import Images
 from tasks.glimpses import POLICIES, assemble, cut, policy_named
 from tasks.mnist_glimpse import MnistGlimpse, Spec, load
+from tasks.sources import SOURCES
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

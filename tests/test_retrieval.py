@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from hypothesis import strategies as st
 
 import tasks
 from fwcore.errors import ConfigError
-from tasks.base import TaskSpec
 from tasks.retrieval import Retrieval, Spec, generate, load
 
 COUNT = 40
@@ -137,12 +135,6 @@ def test_published_only_for_the_papers_strings() -> None:
         "fast-weights": {20: 1.81, 50: 0.0, 100: 0.0},
     }
     assert retrieval(pairs=8).published == {}
-
-
-def test_a_data_dir_is_not_looked_at(tmp_path: Path) -> None:
-    spec: TaskSpec = Spec(train=4)
-    there = tasks.load(spec, tmp_path / "missing").split("train")
-    assert np.array_equal(there.inputs, tasks.load(spec).split("train").inputs)
 
 
 def test_render_and_parse_the_papers_example() -> None:

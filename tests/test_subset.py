@@ -15,7 +15,8 @@ import pytest
 
 from fwcore.errors import DataError
 from tasks import datasets
-from tasks.datasets import SOURCES, images
+from tasks.datasets import images
+from tasks.sources import SOURCES
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

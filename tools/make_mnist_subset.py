@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from fwcore.rng import Stream
-from tasks.datasets import BUNDLED, FULL, SOURCES, SUBSET, Images, images
+from tasks.datasets import BUNDLED, Images, images
+from tasks.sources import FULL, SOURCES, SUBSET
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

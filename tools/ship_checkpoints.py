@@ -38,7 +38,7 @@ from fwcore.errors import CheckFailed, ConfigError
 from fwcore.runs import RunFolder, default_path
 from reproduce.cells import PUBLISHED, Cell
 from reproduce.summary import PLACES, command_of, parameters_of
-from tasks.datasets import SUBSET
+from tasks.sources import SUBSET
 
 FOLDER = Path(__file__).parents[1] / "checkpoints"
 MOST = 20 * 2**20  # bytes of all together

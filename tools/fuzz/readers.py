@@ -26,6 +26,7 @@ from reproduce import summary
 from sweeps import plan as plans
 from tasks import datasets
 from tasks.retrieval import RetrievalReader
+from tasks.sources import SOURCES, Source
 from tools.fuzz import damage, formats, samples
 from tools.fuzz.dice import Dice
 from tools.fuzz.guard import Broken
@@ -296,11 +297,11 @@ def read_images(folder: Path) -> None:
 
 
 @cache
-def _pinned() -> datasets.Source:
+def _pinned() -> Source:
     """The small dataset as one whose checksums are known."""
     contents = [formats.unpacked(entry) for entry in samples.dataset(KNOWN).values()]
     counts = (samples.IMAGES, samples.IMAGES, samples.TESTS, samples.TESTS)
-    known = datasets.SOURCES[KNOWN]
+    known = SOURCES[KNOWN]
     files = tuple(
         replace(file, count=count, md5=formats.md5(content), gz_md5=None)
         for file, count, content in zip(known.files, counts, contents, strict=True)
@@ -311,11 +312,11 @@ def _pinned() -> datasets.Source:
 def read_known_images(folder: Path) -> None:
     """A dataset whose checksums are known: it is the true one, or it is refused."""
     source, wanted = _pinned(), samples.dataset(KNOWN)
-    before, datasets.SOURCES[KNOWN] = datasets.SOURCES[KNOWN], source
+    before, SOURCES[KNOWN] = SOURCES[KNOWN], source
     try:
         found = datasets.images(KNOWN, folder)
     finally:
-        datasets.SOURCES[KNOWN] = before
+        SOURCES[KNOWN] = before
     arrays = (found.train_images, found.train_labels, found.test_images, found.test_labels)
     for array, entry in zip(arrays, wanted.values(), strict=True):
         if not formats.unpacked(entry).endswith(array.astype(np.uint8).tobytes()):

@@ -18,7 +18,7 @@ from fwcore.checkpoint import Best, Checkpoint, Progress
 from fwcore.params import initialise
 from fwcore.runs import RunFolder
 from fwcore.spec import RunSpec
-from tasks.datasets import SOURCES
+from tasks.sources import SOURCES
 from tools.fuzz.tree import Tree, taken
 
 IMAGE = 28  # pixels along a side
