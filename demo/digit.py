@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
-import io
 
 import numpy as np
 from PIL import Image
@@ -12,6 +10,7 @@ from PIL import Image
 from fwcore.errors import DataError
 from fwcore.ops import NumpyArray
 from tasks.glimpses import IMAGE
+from tasks.picture import open_png
 
 BOX = 20  # pixels along the longer side of a digit
 PREFIX = "data:image/png;base64,"
@@ -34,12 +33,9 @@ def ink_of(address: str) -> NumpyArray:
         if not address.startswith(PREFIX):
             raise ValueError(f"it begins with {address[: len(PREFIX)]!r}")
         data = base64.b64decode(address[len(PREFIX) :], validate=True)
-        with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
-            if picture.width * picture.height > LARGEST:
-                raise ValueError(f"size={picture.width}x{picture.height}")
+        with open_png(data, LARGEST) as picture:
             return np.asarray(picture.convert("RGBA"))[:, :, 3]
-    # SyntaxError is Pillow's for a broken .png
-    except (ValueError, OSError, SyntaxError, binascii.Error) as error:
+    except (ValueError, OSError) as error:  # binascii.Error is a ValueError
         raise DataError(f"drawing: expected a PNG as a data: address, got {error}") from error
 
 

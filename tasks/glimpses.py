@@ -164,6 +164,6 @@ def _check_images(images: Array) -> None:
     # written so that NaN is refused too
     if images.size and not (images.min() >= 0 and images.max() <= 1):
         raise ConfigError(
-            "glimpses: expected float images in [0, 1], "
-            f"got min={images.min():g} max={images.max():g}; divide by the value of white"
+            f"glimpses: expected float images in [0, 1], got min={float(images.min())!r} "
+            f"max={float(images.max())!r}; tasks.picture.as_images takes other forms"
         )

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import io
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,17 +9,16 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, field_validator
 
-from fwcore import files, paths
-from fwcore.errors import ConfigError, DataError, nearest
+from fwcore.errors import DataError, nearest
+from tasks import picture
 from tasks.base import Control, Pictures, Shape, Split, TaskSpec, check_split
 from tasks.datasets import Images, images
 from tasks.glimpses import FEATURES, IMAGE, PATCH, POLICIES, Policy, assemble, cut, policy_named
-from tasks.sources import AUTO, FULL, NAMES, SOURCES, SUBSET
+from tasks.sources import AUTO, FULL, NAMES, SOURCES, SUBSET, Source
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 SHADES = " .:-=+*#%@"  # from black to white
-MOST_BYTES, MOST_SIDE = 2**20, 1024  # of an image's file; pixels along a side, to be read at all
 
 # Ba et al. 2016, table 2: test error on MNIST in percent, by R
 PUBLISHED: dict[str, dict[int, float]] = {
@@ -163,17 +159,8 @@ class MnistGlimpse:
         return "\n".join(lines)
 
     def parse(self, text: str) -> Array:
-        """The glimpses (T, 49) float32 of an image file.
-
-        Args:
-            text: path of a 28x28 image, light on a dark ground as in MNIST: a .npy array of uint8,
-                or of floats in [0, 1], or an 8-bit grey .png (which needs Pillow).
-
-        Raises:
-            ConfigError: the path ends otherwise, or Pillow is not there for a .png.
-            DataError: the file is missing, damaged or no such image.
-        """
-        return GlimpseReader(self._policy, self._data.source.classes).parse(text)
+        """See `GlimpseReader.parse`."""
+        return GlimpseReader(self._policy, self._data.source).parse(text)
 
 
 def shifted(images: Array, labels: Array, most: int) -> tuple[Array, Array]:
@@ -195,36 +182,50 @@ def shifted(images: Array, labels: Array, most: int) -> tuple[Array, Array]:
 
 @dataclass(frozen=True)
 class GlimpseReader:
-    """Images in files of their own, and the classes that answer them.
+    """Images of one's own, and the classes that answer them.
 
     Attributes:
         policy: which glimpses are cut.
-        classes: what the classes are called.
+        source: the dataset whose images they are to be like.
     """
 
     policy: Policy
-    classes: tuple[str, ...]
+    source: Source
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What the classes are called."""
+        return self.source.classes
 
     def parse(self, text: str) -> Array:
-        """See `MnistGlimpse.parse`."""
-        suffix = Path(text.strip()).suffix
-        readers = {".npy": _read_npy, ".png": _read_png}
-        if suffix.lower() not in readers:
-            raise ConfigError(
-                f"input {text!r}: expected the path of a 28x28 image that ends in .npy or .png, "
-                f"got suffix={suffix!r}"
-            )
-        path = paths.expand(text.strip())
-        picture = readers[suffix.lower()](path)
-        if picture.shape != (IMAGE, IMAGE):
+        """The glimpses (T, 49) float32 of an image file.
+
+        Args:
+            text: path of one 28x28 image, a .npy array or a .png (which needs Pillow).
+
+        Raises:
+            ConfigError: the path ends otherwise, or Pillow is not there for a .png.
+            DataError: the file is missing, damaged or no such image; see `picture.as_images`.
+        """
+        name = text.strip()
+        images = picture.as_images(picture.read(name), self.source, name)
+        if len(images) > 1:
             raise DataError(
-                f"{path}: expected one grey image of shape ({IMAGE}, {IMAGE}), got "
-                f"shape={picture.shape}; scale it to {IMAGE}x{IMAGE} pixels"
+                f"{name}: expected one grey image, got {len(images)} (or colours, which belong on "
+                "the last axis); save each in a file of its own"
             )
-        try:
-            return np.asarray(cut(picture[None], self.policy)[0])
-        except ConfigError as error:
-            raise DataError(f"{path}: {error}") from error
+        return np.asarray(cut(images, self.policy)[0])
+
+    def see(self, pictures: Any) -> Array:
+        """The glimpses (N, T, 49) float32 of pictures in memory.
+
+        Args:
+            pictures: one or several in most forms there are; see `picture.as_images`.
+
+        Raises:
+            DataError: they are no such images.
+        """
+        return cut(picture.as_images(pictures, self.source), self.policy)
 
     def labels(self, inputs: Array) -> tuple[str, ...]:
         """The kind of each glimpse and its corner: `fine 7,14`."""
@@ -233,47 +234,6 @@ class GlimpseReader:
     def pictures(self, inputs: Array) -> Pictures:
         """The image (28, 28) and the glimpses (T, 7, 7)."""
         return Pictures(assemble(inputs, self.policy), inputs.reshape(-1, PATCH, PATCH))
-
-
-def _read_npy(path: Path) -> Array:
-    try:
-        return files.from_npy(files.contents(path, MOST_BYTES))
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path}: expected a .npy file of numbers, got {type(error).__name__}: {error}; "
-            "write one with numpy.save"
-        ) from error
-
-
-def _read_png(path: Path) -> Array:
-    try:
-        pillow: Any = importlib.import_module("PIL.Image")
-    except ImportError as error:
-        raise ConfigError(
-            f"input {str(path)!r}: reading a .png needs Pillow, which is not installed; "
-            "install it (pip install pillow) or give a .npy array"
-        ) from error
-    broken: Any = (
-        OSError, ValueError, SyntaxError,  # Pillow's for a broken .png
-        pillow.DecompressionBombError, pillow.DecompressionBombWarning,
-    )  # fmt: skip
-    try:
-        stored = io.BytesIO(files.contents(path, MOST_BYTES))
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pillow.DecompressionBombWarning)
-            with pillow.open(stored, formats=("PNG",)) as picture:
-                if max(picture.size) > MOST_SIDE:  # said before anything is unpacked
-                    raise ValueError(f"{picture.size} pixels")
-                mode, pixels = picture.mode, np.asarray(picture)
-    except broken as error:
-        raise DataError(
-            f"{path}: expected a .png image, got {type(error).__name__}: {error}"
-        ) from error
-    if mode != "L":
-        raise DataError(
-            f"{path}: expected an 8-bit grey .png (mode L), got mode={mode}; convert it to grey"
-        )
-    return pixels
 
 
 def load(spec: Spec, data_dir: Path | None = None) -> MnistGlimpse:
@@ -293,4 +253,4 @@ def load(spec: Spec, data_dir: Path | None = None) -> MnistGlimpse:
 def reader(spec: Spec) -> GlimpseReader:
     """What the task makes of one image; `auto` is a set of digits wherever it comes from."""
     source = SOURCES[FULL if spec.dataset == AUTO else spec.dataset]
-    return GlimpseReader(policy_named(spec.policy), source.classes)
+    return GlimpseReader(policy_named(spec.policy), source)

@@ -268,7 +268,8 @@ def test_render_names_the_class(subset: MnistGlimpse) -> None:
 
 @pytest.mark.parametrize("form", ["uint8.npy", "float.npy", "grey.png"])
 def test_parse_reads_an_image_file(subset: MnistGlimpse, tmp_path: Path, form: str) -> None:
-    pixels = np.random.default_rng(1).integers(0, 256, (28, 28)).astype(np.uint8)
+    pixels = np.zeros((28, 28), np.uint8)
+    pixels[1:-1, 1:-1] = np.random.default_rng(1).integers(0, 256, (26, 26))
     path = tmp_path / form
     if form == "grey.png":
         pytest.importorskip("PIL.Image").fromarray(pixels).save(path)
@@ -302,8 +303,8 @@ def test_parse_refuses_other_files(subset: MnistGlimpse, tmp_path: Path) -> None
 
 def test_parse_refuses_a_colour_picture(subset: MnistGlimpse, tmp_path: Path) -> None:
     pillow = pytest.importorskip("PIL.Image")
-    pillow.new("RGB", (28, 28)).save(tmp_path / "colour.png")
-    with pytest.raises(DataError, match=r"mode=RGB.*convert it to grey"):
+    pillow.new("RGB", (28, 28), "red").save(tmp_path / "colour.png")
+    with pytest.raises(DataError, match=r"got colours; convert it to grey"):
         subset.parse(str(tmp_path / "colour.png"))
 
 
@@ -313,10 +314,13 @@ def test_parse_says_which_files_it_takes(subset: MnistGlimpse, text: str) -> Non
         subset.parse(text)
 
 
-def test_parse_without_pillow(subset: MnistGlimpse, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parse_without_pillow(
+    subset: MnistGlimpse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "picture.png").touch()
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
     with pytest.raises(ConfigError, match=r"needs Pillow.*give a .npy"):
-        subset.parse("picture.png")
+        subset.parse(str(tmp_path / "picture.png"))
 
 
 @pytest.mark.parametrize(
