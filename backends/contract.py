@@ -135,7 +135,9 @@ class Backend(Protocol):
         """The processes that the framework's own launcher started for this job, connected.
 
         Raises:
-            BackendError: another framework's launcher started them, or they cannot be connected.
+            BackendError: another framework's launcher started them.
+            ConfigError: a variable of a launcher has a value that cannot be.
+            RankLostError: not all of them can be reached.
         """
         ...
 

@@ -16,6 +16,7 @@ from cli.resolve import layer
 from cli.running import Job, Place, Ready, Session
 from cli.screen import Screen
 from cli.signals import StopFlag
+from fwcore import launcher
 from fwcore.descriptors import room_for
 from fwcore.errors import ConfigError, DivergedError, FwtError
 from fwcore.paths import quote, show
@@ -94,13 +95,9 @@ def _begun(
 
 def ready(jobs: Sequence[Job], place: Place) -> Ready:
     """Backend, models and data of runs that are trained together; see `running.ready`."""
+    launcher.check_alone(f"train: {len(jobs)} runs")
     specs, job = [each.spec for each in jobs], jobs[0]
     backend = running.trainer(job.spec, place, job.task, len(jobs))
-    if (processes := backend.ranks().count) > 1:
-        raise ConfigError(
-            f"train: several processes train one run together, got processes={processes} and "
-            f"{len(jobs)} runs; leave the lists out, or the launcher"
-        )
     data = running.splits(job)
     firsts = [initial.first_weights(spec) for spec in specs]
     made = compile_population(

@@ -19,7 +19,7 @@ from cli.loading import load
 from cli.options import Cluster
 from cli.resolve import layer, resolve
 from cli.signals import StopFlag
-from fwcore import limits, locks
+from fwcore import launcher, limits, locks
 from fwcore.durable import make_folder, write_text
 from fwcore.errors import (
     BackendError,
@@ -296,6 +296,7 @@ def run_missing(found: Reproduction, runs: Sequence[Run], quiet: bool) -> list[O
     Returns:
         Those that failed.
     """
+    launcher.check_alone("reproduce")
     labels = {run.job.folder: run.label for run in runs if run.job is not None}
     jobs = [run.job for run in runs if run.job is not None and run.state in ("to run", "done")]
     missing = {run.cell.backend for run in runs if run.state == "no backend"}

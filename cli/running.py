@@ -16,12 +16,12 @@ from cli.opening import check_form
 from cli.resolve import Resolved
 from cli.screen import Screen
 from cli.signals import StopFlag
-from fwcore import estimate
+from fwcore import estimate, launcher
 from fwcore.batches import BatchOrder
 from fwcore.errors import BackendError, FileError, FwtError
 from fwcore.frozen import changes
 from fwcore.paths import quote, show
-from fwcore.ranks import SINGLE, Ranks, check_together, is_first
+from fwcore.ranks import SINGLE, Ranks, check_together
 from fwcore.runs import DONE, RUNNING, RunFolder, default_path
 from fwcore.spec import RunSpec
 from fwcore.train import Data, Hooks, train
@@ -226,8 +226,12 @@ def run(
     done = None if job.folder is None or job.new_length else job.folder.read_json("DONE")
     if job.folder is not None and done is not None:
         settle(job.folder)
-        again = summary(job, job.folder, _last_session(job.folder), {"done": True, **done})
-        return again if is_first() else None
+        if (part := launcher.follower()) is None:
+            return summary(job, job.folder, _last_session(job.folder), {"done": True, **done})
+        if not quiet:
+            first = f"process 0 of {part.count} prints the result, this is process {part.number}"
+            print(f"{first} ({part.told})", file=sys.stderr)
+        return None
     given = ready(job, place)
     path = out or default_path(root, job.spec, job.name, given.backend)
     if given.ranks.number:
@@ -336,7 +340,7 @@ def settle(folder: RunFolder) -> None:
         ConfigError: that process is still at it.
         FileError: it cannot be written.
     """
-    if _last_session(folder).get("exit") != RUNNING or not is_first():
+    if _last_session(folder).get("exit") != RUNNING or launcher.follower() is not None:
         return
     with folder:
         *earlier, last = _sessions(folder)

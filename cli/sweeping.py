@@ -19,7 +19,7 @@ from cli.options import Cluster
 from cli.resolve import layer, resolve
 from cli.signals import StopFlag
 from cli.train import SPEC_FLAGS
-from fwcore import checkpoint, limits, locks
+from fwcore import checkpoint, launcher, limits, locks
 from fwcore.errors import BackendError, CheckFailed, ConfigError, DivergedError
 from fwcore.frozen import differences
 from fwcore.paths import quote, show
@@ -197,6 +197,7 @@ def sweep(request: Request, cluster: Cluster, dry_run: bool, as_json: bool, quie
     if dry_run:
         print(json.dumps(plan_data(found)) if as_json else "\n".join(lines))
         return
+    launcher.check_alone("sweep")
     if not quiet:
         print("\n".join(lines), file=sys.stderr, flush=True)
     with locks.held(found.folder, "sweep", "wait for it, or give this one another name"):

@@ -6,7 +6,6 @@ everywhere and are those of one process with the whole batch, up to rounding. Ra
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +14,7 @@ import numpy as np
 
 from fwcore.batches import Dropout, Split
 from fwcore.checkpoint import Progress
-from fwcore.errors import BackendError, ConfigError, RankLostError
+from fwcore.errors import ConfigError, RankLostError
 from fwcore.runs import RunFolder, Weighted
 from fwcore.spec import RunSpec, TrainSpec
 
@@ -57,29 +56,6 @@ class Single:
 
 
 SINGLE = Single()
-
-
-# what holds a process's number in the environment its launcher makes -> launcher, its backend
-LAUNCHERS = {"RANK": ("torchrun", "torch"), "MLX_RANK": ("mlx.launch", "mlx")}
-
-
-def is_first() -> bool:
-    """Whether no launcher's process comes before this one, told by the environment alone."""
-    return all(os.environ.get(variable, "0") == "0" for variable in LAUNCHERS)
-
-
-def check_launcher(backend: str) -> None:
-    """Refuse processes that another framework's launcher started: each would run the whole job.
-
-    Raises:
-        BackendError: so it is.
-    """
-    for variable, (launcher, able) in LAUNCHERS.items():
-        if variable in os.environ and able != backend:
-            raise BackendError(
-                f"backend {backend}: {launcher} starts processes for --backend {able}, got "
-                f"{variable}={os.environ[variable]}"
-            )
 
 
 def everyones(ranks: Ranks, value: float) -> Array:

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -197,6 +198,13 @@ class Forker:
         to.write(json.dumps(job) + "\n")
         to.flush()
         return Done(int(back.readline()), self._out.read_text(), self._err.read_text())
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens at."""
+    with contextlib.ExitStack() as stack:
+        held = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [each.getsockname()[1] for each in held]
 
 
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:

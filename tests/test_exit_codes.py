@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fwcore import checkpoint
-from tests.cli_tools import ROOT, TINY, Done, environment, python, words_of
+from tests.cli_tools import ROOT, TINY, Done, environment, free_ports, python, words_of
 from tests.conftest import need
 from tests.test_cli_signals import UPDATE, hit
 from tests.test_guides import CODES, text_of
@@ -75,15 +73,9 @@ def lost(run: Path) -> Done:
     )
     out, err = first.communicate(timeout=120)
     second.communicate(timeout=120)
-    mine = [line for line in err.splitlines() if not line.startswith("[ring]")]  # MLX's own
+    # MLX speaks too, and one that has to wait a while for the other
+    mine = [line for line in err.splitlines() if not line.startswith(("[ring]", "waiting"))]
     return Done(first.returncode, out, "\n".join(mine))
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens at."""
-    with ExitStack() as stack:
-        held = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [each.getsockname()[1] for each in held]
 
 
 def overflowing(folder: Path) -> Path:

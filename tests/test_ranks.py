@@ -15,8 +15,8 @@ import pytest
 
 from fwcore import checkpoint
 from fwcore.batches import Dropout
-from fwcore.errors import BackendError, ConfigError
-from fwcore.ranks import SINGLE, Spread, check_launcher, check_together
+from fwcore.errors import ConfigError
+from fwcore.ranks import SINGLE, Spread, check_together
 from fwcore.spec import RunSpec
 from tests.cli_tools import (
     ROOT,
@@ -25,7 +25,6 @@ from tests.cli_tools import (
     environment,
     good,
     python,
-    refused,
     snapshot,
     words_of,
 )
@@ -42,8 +41,8 @@ RUN = (
 DRIVER = """
 import os, signal, sys
 from cli.main import run
-from fwcore.ranks import LAUNCHERS, Spread
-number = next(os.environ[name] for name in LAUNCHERS if name in os.environ)
+from fwcore.ranks import Spread
+number = next(os.environ[name] for name in ("RANK", "MLX_RANK") if name in os.environ)
 real, calls = Spread.train_step, []
 def step(*arguments):
     calls.append(arguments)
@@ -182,14 +181,6 @@ def test_a_signal_to_one_process_stops_all_at_one_update(alone, tmp_path):
     assert_same_run(run, wanted)
 
 
-def test_the_wrong_launcher_is_named(monkeypatch):
-    check_launcher("numpy")
-    monkeypatch.setenv("RANK", "1")
-    check_launcher("torch")
-    with pytest.raises(BackendError, match=r"backend mlx: torchrun .* --backend torch.*RANK=1"):
-        check_launcher("mlx")
-
-
 def test_what_gloo_says_of_its_connections_is_no_result(monkeypatch, capfd):
     need("torch")
     from backends.torch import ranks
@@ -202,13 +193,6 @@ def test_what_gloo_says_of_its_connections_is_no_result(monkeypatch, capfd):
     ranks.TorchRanks()
     os.write(1, b"result\n")
     assert capfd.readouterr() == ("result\n", "[Gloo] connected\n")
-
-
-def test_lists_are_for_one_process(monkeypatch, tmp_path):
-    backend = need("torch")
-    monkeypatch.setattr(type(backend), "ranks", lambda self: Pair(0, 0.0))
-    lists = ("train", *TINY, "--seeds", "0-1", "--backend", "torch", "--out", tmp_path / "runs")
-    refused(2, ["processes=2 and 2 runs"], *lists)
 
 
 def spec(**train: Any) -> RunSpec:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 import mlx.core as mx
 import numpy as np
 
-from fwcore.errors import BackendError
+from fwcore import launcher
 from fwcore.ops import NumpyArray
 from fwcore.ranks import SINGLE, Ranks
 
@@ -37,17 +35,9 @@ class MlxRanks:
 
 
 def ranks() -> Ranks:
-    """The processes of this job.
-
-    Raises:
-        BackendError: they cannot be connected.
-    """
-    if "MLX_RANK" not in os.environ:
+    """See `Backend.ranks`."""
+    job = launcher.job_of("mlx")
+    if job.count == 1:
         return SINGLE
-    try:
-        found = MlxRanks()
-    except RuntimeError as error:
-        raise BackendError(
-            f"backend mlx: expected to reach all processes of mlx.launch, got: {error}"
-        ) from error
-    return found if found.count > 1 else SINGLE
+    with launcher.connecting(job):
+        return MlxRanks()

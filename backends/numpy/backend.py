@@ -8,11 +8,11 @@ import numpy as np
 
 from backends.numpy.compiled import NumpyCompiled
 from backends.numpy.ops import NumpyOps
-from fwcore import limits, model
+from fwcore import launcher, limits, model
 from fwcore.errors import BackendError
 from fwcore.ops import NumpyArray
 from fwcore.params import initialise
-from fwcore.ranks import SINGLE, Ranks, check_launcher
+from fwcore.ranks import SINGLE, Ranks
 from fwcore.spec import ModelSpec
 from fwcore.train import as_parameters
 
@@ -50,7 +50,7 @@ class NumpyBackend:
 
     def ranks(self) -> Ranks:
         """See `Backend.ranks`."""
-        check_launcher(self.name)
+        launcher.job_of(self.name)
         return SINGLE
 
     def compile(

@@ -11,11 +11,11 @@ from backends.torch import fused, ranks
 from backends.torch.compiled import TorchCompiled
 from backends.torch.ops import TorchOps
 from backends.torch.precision import MODES
-from fwcore import limits, model
+from fwcore import launcher, limits, model
 from fwcore.errors import BackendError
 from fwcore.ops import NumpyArray
 from fwcore.params import initialise
-from fwcore.ranks import Ranks, check_launcher
+from fwcore.ranks import Ranks
 from fwcore.spec import ModelSpec
 from fwcore.train import as_parameters
 
@@ -62,7 +62,7 @@ class TorchBackend:
                 f"backend torch: no device {name!r} on this machine; there are: {', '.join(known)}"
             )
         cards = [device for device in fits if device.startswith("cuda")]
-        return cards[ranks.local_number() % len(cards)] if cards else fits[0]
+        return cards[launcher.torchrun().local % len(cards)] if cards else fits[0]
 
     def memory_bytes(self, device: str) -> int:
         """See `Backend.memory_bytes`."""
@@ -73,7 +73,6 @@ class TorchBackend:
 
     def ranks(self) -> Ranks:
         """See `Backend.ranks`."""
-        check_launcher(self.name)
         return ranks.ranks()
 
     def compile(

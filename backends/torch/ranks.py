@@ -14,11 +14,10 @@ import numpy as np
 import torch
 from torch import distributed
 
-from fwcore.errors import BackendError
+from fwcore import launcher
 from fwcore.ops import NumpyArray
 from fwcore.ranks import SINGLE, Ranks
 
-SILENCE = timedelta(minutes=5)  # of a rank that is still there, before the job ends
 # gloo's and NCCL's errors have no class of their own in every version
 SIGNS = ("gloo", "nccl", "connection closed by peer", "connection reset", "timed out")
 
@@ -32,7 +31,8 @@ class TorchRanks:
         import_module("torch.distributed.nn.functional")
         links = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         with _told_on_stderr():
-            distributed.init_process_group(links, timeout=SILENCE)
+            limit = timedelta(seconds=launcher.LIMIT_S)
+            distributed.init_process_group(links, timeout=limit)
         atexit.register(distributed.destroy_process_group)
         self.number, self.count = distributed.get_rank(), distributed.get_world_size()
 
@@ -61,28 +61,10 @@ def _told_on_stderr() -> Iterator[None]:
         os.close(stdout)
 
 
-def launched() -> int:
-    """How many processes `torchrun` started; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def local_number() -> int:
-    """Which of torchrun's processes on this machine this is; 0 without it."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
-
-
 def ranks() -> Ranks:
-    """The processes of this job.
-
-    Raises:
-        BackendError: they cannot be connected.
-    """
-    if launched() == 1:
+    """See `Backend.ranks`."""
+    job = launcher.job_of("torch")
+    if job.count == 1:
         return SINGLE
-    try:
+    with launcher.connecting(job):
         return TorchRanks()
-    except (RuntimeError, ValueError) as error:
-        raise BackendError(
-            f"backend torch: expected to reach all {launched()} processes of torchrun, got "
-            f"{type(error).__name__}: {error}"
-        ) from error
