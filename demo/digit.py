@@ -10,7 +10,7 @@ from PIL import Image
 from fwcore.errors import DataError
 from fwcore.ops import NumpyArray
 from tasks.glimpses import IMAGE
-from tasks.picture import open_png
+from tasks.picture import png_pixels
 
 BOX = 20  # pixels along the longer side of a digit
 PREFIX = "data:image/png;base64,"
@@ -33,8 +33,7 @@ def ink_of(address: str) -> NumpyArray:
         if not address.startswith(PREFIX):
             raise ValueError(f"it begins with {address[: len(PREFIX)]!r}")
         data = base64.b64decode(address[len(PREFIX) :], validate=True)
-        with open_png(data, LARGEST) as picture:
-            return np.asarray(picture.convert("RGBA"))[:, :, 3]
+        return png_pixels(data, LARGEST, "RGBA")[:, :, 3]
     except (ValueError, OSError) as error:  # binascii.Error is a ValueError
         raise DataError(f"drawing: expected a PNG as a data: address, got {error}") from error
 

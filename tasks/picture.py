@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import importlib
 import io
+import struct
 import warnings
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +30,11 @@ from tasks.sources import Source
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-MOST_BYTES, MOST_SIDE = 2**20, 1024  # of an image's file; pixels along a side, to be read at all
+MOST_BYTES, MOST_PIXELS = 2**20, 2**20  # of an image's file, to be read at all
 WHITES = (1, 255, 65535)  # what white is, by the largest value there is
 SLACK = 1e-3  # of white, by which rounding may leave the range: float16 has steps of 5e-4 there
+# what Pillow raises for a broken .png, beside OSError and ValueError
+CHUNK_FAULTS = (SyntaxError, LookupError, TypeError, EOFError, struct.error, zlib.error)
 
 
 class PictureWarning(UserWarning):
@@ -69,8 +73,7 @@ def _read_npy(path: Path) -> Array:
 
 def _read_png(path: Path) -> Array:
     try:
-        with open_png(files.contents(path, MOST_BYTES), MOST_SIDE**2) as picture:
-            return _pixels(picture)
+        return png_pixels(files.contents(path, MOST_BYTES), MOST_PIXELS)
     except ImportError as error:
         raise ConfigError(
             f"input {str(path)!r}: reading a .png needs Pillow, which is not installed; "
@@ -82,37 +85,43 @@ def _read_png(path: Path) -> Array:
         ) from error
 
 
-def open_png(stored: bytes, most: int) -> Any:
-    """The Pillow image of a PNG of at most so many pixels, unpacked.
+def png_pixels(stored: bytes, most: int, mode: str | None = None) -> Array:
+    """The pixels of a PNG.
+
+    Args:
+        stored: the bytes of the file.
+        most: pixels that it may have.
+        mode: of Pillow; None is the file's own, palettes as RGBA, and 16 bits as 0 to 1.
+
+    Returns:
+        (H, W), or (H, W, C) with colours.
 
     Raises:
         ImportError: Pillow is not there.
         OSError, ValueError: it is no such PNG.
     """
     pillow: Any = importlib.import_module("PIL.Image")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", pillow.DecompressionBombWarning)
-        try:
-            picture = pillow.open(io.BytesIO(stored), formats=("PNG",))
-            if picture.width * picture.height > most:  # said before anything is unpacked
-                raise ValueError(f"{picture.size} pixels")
-            picture.load()
-        # SyntaxError is Pillow's for a broken .png
-        except (
-            SyntaxError,
-            pillow.DecompressionBombError,
-            pillow.DecompressionBombWarning,
-        ) as error:
-            raise ValueError(f"{type(error).__name__}: {error}") from error
-    return picture
+    broken: Any = (*CHUNK_FAULTS, pillow.DecompressionBombError, pillow.DecompressionBombWarning)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pillow.DecompressionBombWarning)
+            with pillow.open(io.BytesIO(stored), formats=("PNG",)) as picture:
+                if picture.width * picture.height > most:  # said before anything is unpacked
+                    raise ValueError(f"{picture.size} pixels")
+                return _pixels(picture, mode)
+    except pillow.UnidentifiedImageError as error:  # whose text is an address in memory
+        raise ValueError("its bytes are not those of a PNG") from error
+    except broken as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
-def _pixels(picture: Any) -> Array:
-    """The pixels of a Pillow image: (H, W), or (H, W, C) with colours; 16 bits as 0 to 1."""
-    if picture.mode == "P" or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-    found = np.asarray(picture)
-    return found / np.float32(WHITES[-1]) if picture.mode.startswith("I") else found
+def _pixels(picture: Any, mode: str | None) -> Array:
+    picture.load()  # the last chunks, which may name a transparent colour
+    if mode is None and (picture.mode == "P" or "transparency" in picture.info):
+        mode = "RGBA"
+    found = np.asarray(picture if mode is None else picture.convert(mode))
+    deep = mode is None and picture.mode.startswith("I")
+    return found / np.float32(WHITES[-1]) if deep else found
 
 
 # --- arrays ---------------------------------------------------------------------------------

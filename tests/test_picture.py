@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -226,6 +227,21 @@ def test_a_png_of_one_bit_and_one_of_sixteen(tmp_path):
 def test_a_png_with_a_transparent_colour(tmp_path):
     pillow().fromarray(MASK * np.uint8(255)).save(tmp_path / "key.png", transparency=0)
     assert np.array_equal(as_images(picture.read("key.png"), MNIST), MASK[None] * np.uint8(255))
+
+
+def test_a_png_whose_chunks_are_broken_is_refused(tmp_path):
+    """Over a colour profile without an end, after the pixels, Pillow fails by an IndexError."""
+    file = io.BytesIO()
+    pillow().fromarray(PIXELS).save(file, "PNG")
+    body = b"iCCPx\0"
+    chunk = (len(body) - 4).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+    stored, end = file.getvalue(), file.getvalue().index(b"IEND") - 4
+    (tmp_path / "digit.png").write_bytes(stored[:end] + chunk + stored[end:])
+    with pytest.raises(DataError, match=r"digit.png: expected a .png image, got .*IndexError"):
+        picture.read("digit.png")
+    (tmp_path / "text.png").write_text("no picture")
+    with pytest.raises(DataError, match=r"its bytes are not those of a PNG$"):
+        picture.read("text.png")
 
 
 def test_a_file_of_several_pictures_is_refused(tmp_path):
