@@ -103,7 +103,11 @@ class Compiled(Trainable, Protocol):
         ...
 
     def describe(self, batch: int, steps: int) -> dict[str, Any]:
-        """Backend, device, dtype, and which forms and kernels run for B sequences of T steps."""
+        """Backend, device, dtype, and which forms and kernels run for B sequences of T steps.
+
+        `threads` is how many the CPU computes with, on which the last bits depend; None on a GPU,
+        and where the framework does not say.
+        """
         ...
 
 

@@ -239,6 +239,7 @@ def run(
         return None
     folder = job.folder or RunFolder.create(path, job.spec)
     shown = Screen(given.total, quiet, folder.latest_step() or 0)
+    warn_of_threads(folder, given.facts)
     with folder, StopFlag() as stop, shown as screen:
         show_notes(given, quiet)
         if job.revision is not None:
@@ -256,6 +257,18 @@ def show_notes(given: Ready, quiet: bool) -> None:
     for note in given.facts.get("init", {}).get("notes", ()):
         if not quiet:
             print(f"weights   {note}", file=sys.stderr, flush=True)
+
+
+def warn_of_threads(folder: RunFolder, facts: Mapping[str, Any]) -> None:
+    """Say on stderr that a run goes on with another number of threads: their sums differ."""
+    before, now = _last_session(folder).get("threads"), facts.get("threads")
+    if None not in (before, now) and before != now:
+        print(
+            f"threads   {before} -> {now}: weights from here on are not bit for bit those of "
+            f"{before}; for the same: OMP_NUM_THREADS={before}",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _new_length(job: Job, total: int, revision: Revision) -> str:

@@ -47,6 +47,7 @@ class Note(Frozen):
     argv: Items[str] = ()
     started: str = ""
     commit: str | None = None
+    threads: int | None = None
     exit: str = ""
 
 

@@ -69,6 +69,32 @@ def same_weights(one: Path, other: Path) -> None:
         assert all(np.array_equal(have[name], want[name]) for name in want)
 
 
+# --- threads ------------------------------------------------------------------------------
+
+
+def test_threads_are_recorded_and_another_number_of_them_is_said(tmp_path, torch_threads):
+    run, words = tmp_path / "run", ("--backend", "torch", "--device", "cpu", "--quiet")
+    torch_threads(1)
+    good(*RUN, "--epochs", 2, "--stop-after", 3, "--out", run, *words)
+    torch_threads(2)
+    done = good("train", "--resume", run, "--stop-after", 3, *words)
+    assert done.err == (
+        "threads   1 -> 2: weights from here on are not bit for bit those of 1; "
+        "for the same: OMP_NUM_THREADS=1\n"
+    )
+    assert good("train", "--resume", run, *words).err == ""
+    sessions = RunFolder.open(run).sessions()
+    assert [session["threads"] for session in sessions] == [1, 2, 2]
+
+
+@pytest.fixture(name="torch_threads")
+def _torch_threads():
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
 # --- a longer run -------------------------------------------------------------------------
 
 

@@ -332,6 +332,7 @@ class MlxCompiled:
             "memory": chosen.form if self.spec.core.memory_reads else "none",
             "chunk": chosen.chunk,
             "kernel": fused.described(self.spec.core, chosen.form, self._device, self._missing),
+            "threads": None,
             "step": "compiled, one trace",
         }
 

@@ -91,6 +91,7 @@ class NumpyCompiled:
             "dtype": "float64",
             "memory": chosen.form if self.spec.core.memory_reads else "none",
             "chunk": chosen.chunk,
+            "threads": None,
             "step": "none: forward only",
         }
 

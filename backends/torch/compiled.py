@@ -295,6 +295,7 @@ class TorchCompiled:
             "memory": chosen.form if self.spec.core.memory_reads else "none",
             "chunk": chosen.chunk,
             "kernel": self._kernel(chosen.form),
+            "threads": torch.get_num_threads() if self._ops.device.type == "cpu" else None,
             "step": ("one CUDA graph" if self._ops.device.type == "cuda" else "eager")
             + ", fused Adam",
         }
