@@ -34,13 +34,19 @@ def adapt(
     names = _plain_names({param.name for param in table}, given)
     found = {names[name]: widen(array) for name, array in given.items()}
     kinds = Counter(kind for array in given.values() if (kind := narrow(array.dtype)))
-    notes = [f"{kind} read as float32: {count} arrays" for kind, count in kinds.items()]
+    notes = [
+        f"{kind} read as float32: {count} of {len(given)} arrays" for kind, count in kinds.items()
+    ]
     changed = [(name.split("."), plain) for name, plain in names.items() if name != plain]
     parts = Counter(part for name, _ in changed for part in WRAPPERS if part in name)
-    notes += [f"{part!r} left out of {count} names" for part, count in parts.items()]
+    notes += [
+        f"{part!r} left out of names: {count} of {len(given)}" for part, count in parts.items()
+    ]
     cells = [name for name, plain in changed if plain.endswith(LAYER) and LAYER not in name[-1]]
     if cells:
-        notes.append(f"{len(cells)} names of a torch.nn cell read as those of a layer")
+        notes.append(
+            f"names of a torch.nn cell read as those of a layer: {len(cells)} of {len(given)}"
+        )
     return found, tuple(notes)
 
 

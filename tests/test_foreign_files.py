@@ -115,7 +115,7 @@ def test_numbers_of_16_bits_are_read_as_float32_and_said(kind, name, tmp_path):
     write_small(kind, path)
     command = convert(path, "lstm", name.split("-", maxsplit=1)[0])
     count = len(torch_names("lstm") if name.startswith("torch") else made("lstm").params)
-    assert f"\n  {kind} read as float32: {count} arrays\n" in good(*command).out
+    assert f"\n  {kind} read as float32: {count} of {count} arrays\n" in good(*command).out
     assert bits(converted(path)) == bits(rounded(kind, made("lstm").params))
 
 
@@ -127,7 +127,7 @@ def test_other_byte_orders_and_types_side_by_side(tmp_path):
     path = tmp_path / "w.npz"
     np.savez(path, **arrays)
     found = good(*convert(path, "lstm", "torch", "--json")).json
-    assert found["notes"] == ["float16 read as float32: 1 arrays"]
+    assert found["notes"] == ["float16 read as float32: 1 of 9 arrays"]
     want = made("lstm").params
     want["core.wx"] = want["core.wx"].astype(np.float16).astype(np.float32)
     want["core.wh"] = want["core.wh"].astype(np.float64)
@@ -246,7 +246,7 @@ def test_names_of_wrapped_models_are_recognised(wrapped, tmp_path):
     path = save(wrap(nn, net).state_dict(), tmp_path / "w.pt")
     shown = good(*convert(path, "lstm", "torch")).out
     for part in parts:
-        assert f"\n  {part!r} left out of 9 names\n" in shown
+        assert f"\n  {part!r} left out of names: 9 of 9\n" in shown
     check_answers(path, "lstm", answers(net))
 
 
@@ -259,7 +259,10 @@ def test_names_of_a_model_of_which_parts_were_wrapped(tmp_path):
     parts = nn.ModuleDict({"encoder": net["encoder"], "core": layer, "head": net["head"]})
     path = save(nn.DataParallel(parts).state_dict(), tmp_path / "w.pt")
     found = good(*convert(path, "gru", "torch", "--json")).json
-    assert found["notes"] == ["'module' left out of 9 names", "'_orig_mod' left out of 4 names"]
+    assert found["notes"] == [
+        "'module' left out of names: 9 of 9",
+        "'_orig_mod' left out of names: 4 of 9",
+    ]
     check_answers(path, "gru", want)
 
 
@@ -298,7 +301,7 @@ def test_weights_of_a_torch_cell_give_its_answers(core, tmp_path):
     net = network(core, cell=True)
     path = save(net.state_dict(), tmp_path / "w.pt")
     shown = good(*convert(path, core, "torch")).out
-    assert "\n  4 names of a torch.nn cell read as those of a layer\n" in shown
+    assert "\n  names of a torch.nn cell read as those of a layer: 4 of 9\n" in shown
     check_answers(path, core, answers(net))
 
 

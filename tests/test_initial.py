@@ -140,8 +140,8 @@ def test_what_was_changed_in_foreign_weights_is_said_and_kept(seeds, source, tmp
     torch.save({f"_orig_mod.{name}": value for name, value in small.items()}, tmp_path / "w.pt")
     begin = (*TRAIN[:-1], "--keep", 9, "--init-from", tmp_path / "w.pt", "--init-layout", "fwt")
     done = good(*begin, *seeds, "--out", tmp_path / "run")
-    notes = [f"bfloat16 read as float32: {len(small)} arrays"]
-    notes.append(f"'_orig_mod' left out of {len(small)} names")
+    notes = [f"bfloat16 read as float32: {len(small)} of {len(small)} arrays"]
+    notes.append(f"'_orig_mod' left out of names: {len(small)} of {len(small)}")
     assert [line for line in done.err.splitlines() if line.startswith("weights")] == [
         f"weights   {note}" for note in notes
     ]
