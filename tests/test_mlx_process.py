@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from importlib.util import find_spec
 
 import pytest
 
@@ -169,3 +170,45 @@ def test_a_warning_comes_only_where_products_may_be_rounded(
         backends.load("mlx", precision)
     assert [str(w.message).count("MLX_ENABLE_TF32=1") for w in caught] == [1] * warns
     assert all(w.category is PrecisionWarning for w in caught)
+
+
+PRODUCTS = """
+import mlx.core as mx
+import numpy as np
+print(backends.load("mlx").versions()["mlx_products"])
+mx.set_default_device(mx.cpu)
+drawn = np.random.default_rng(0)
+for dtype in ("float32", "float64"):
+    a, b = (drawn.normal(size=size).astype(dtype) for size in ((40, 300), (300, 24)))
+    x, y = (mx.array(array, dtype=getattr(mx, dtype)) for array in (a, b))
+    print(np.array_equal(np.array(x @ y), a @ b), np.allclose(np.array(x @ y), a @ b, 1e-3, 1e-3))
+"""
+
+
+def products(*before):
+    """What a process prints: whose products, and for either type whether NumPy's bits came out."""
+    code = "\n".join([*before, PRODUCTS])
+    return python(code, OMP_NUM_THREADS="1", PYTHONWARNINGS="error").out.split()
+
+
+@linux
+def test_products_on_cpus_are_numpys_bit_for_bit():
+    need("mlx")
+    if find_spec("backends.mlx._blas") is None:
+        pytest.skip("blas.cpp was not compiled")
+    assert products("import backends; backends.load('mlx')") == ["numpy", *["True"] * 4]
+
+
+@linux
+@pytest.mark.parametrize(
+    "before",
+    [
+        "import mlx.core",
+        "from backends.mlx import blas; blas.NAMES = ()",
+        "from backends.mlx import blas; blas.LIBRARY = 'backends.mlx._none'",
+    ],
+)
+def test_mlx_keeps_its_own_products_where_numpys_cannot_be_had(before):
+    need("mlx")
+    said = products(before, "import backends; backends.load('mlx')")
+    assert (said[0], said[2], said[4]) == ("mlx", "True", "True")

@@ -6,6 +6,8 @@ import os
 import sys
 import warnings
 
+from backends.mlx.blas import use_numpys
+
 _SWITCH = "MLX_ENABLE_TF32"  # MLX reads it once, at the first product of matrices on a GPU
 
 
@@ -16,6 +18,8 @@ class PrecisionWarning(UserWarning):
 def load(precision: str) -> object:
     """The backend; says to MLX whether float32 products may use TF32, which only GPUs have.
 
+    On Linux's CPUs products are NumPy's (`blas.py`), unless MLX was imported before.
+
     Warns:
         PrecisionWarning: MLX was imported before with TF32 on, and there is a GPU: MLX may have
             read that already.
@@ -24,6 +28,7 @@ def load(precision: str) -> object:
     late = "mlx.core" in sys.modules
     wanted = "0" if precision == "highest" else "1"
     os.environ[_SWITCH] = wanted
+    use_numpys()
     import mlx.core as mx
 
     from backends.mlx.backend import MlxBackend

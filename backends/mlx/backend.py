@@ -9,6 +9,7 @@ import mlx.core as mx
 
 from backends.contract import no_dtype
 from backends.mlx import fused, ranks
+from backends.mlx.blas import use_numpys
 from backends.mlx.compiled import MlxCompiled
 from backends.mlx.ops import MlxOps
 from fwcore import limits, model
@@ -28,8 +29,8 @@ class MlxBackend:
     name = "mlx"
 
     def versions(self) -> dict[str, str]:
-        """See `Backend.versions`."""
-        return {"mlx": version("mlx")}
+        """See `Backend.versions`; `mlx_products` says whose products of matrices CPUs run."""
+        return {"mlx": version("mlx"), "mlx_products": "numpy" if use_numpys() else "mlx"}
 
     def devices(self) -> list[str]:
         """See `Backend.devices`: the GPU (Metal or CUDA) first if there is one, then the CPU."""

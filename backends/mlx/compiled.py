@@ -13,7 +13,7 @@ from mlx import nn, utils
 
 from backends.mlx import fused
 from backends.mlx.adam import Adam
-from backends.mlx.module import Network
+from backends.mlx.module import Network, time_loop
 from backends.mlx.ops import MlxOps
 from backends.mlx.ranks import MlxRanks
 from fwcore import model
@@ -127,7 +127,7 @@ class MlxCompiled:
         chosen = model.memory_plan(self.spec, self._memory, x.shape[0], x.shape[1])
         with mx.stream(self._device):
             start = {name: self._array(array) for name, array in checked.items()}
-            run = fused.unroll if self._memory == "fused" else model.unroll
+            run = time_loop(self.spec.core, self._memory)
             outputs, state = run(
                 self._ops, self.spec, self.module.weights(), self._array(x), chosen, start, first
             )

@@ -8,9 +8,10 @@ from typing import Any
 import mlx.core as mx
 from mlx import nn
 
-from backends.mlx import fused
+from backends.mlx import convnet, fused
 from backends.mlx.ops import MlxOps
 from fwcore import model
+from fwcore.cells.base import CellSpec
 from fwcore.layouts import turned
 from fwcore.ops import NumpyArray
 from fwcore.spec import ModelSpec
@@ -26,6 +27,13 @@ def canonical(ops: MlxOps, spec: ModelSpec, arrays: Mapping[str, mx.array]) -> d
         name: ops.cast(a.transpose(*orders[name]) if name in orders else a)
         for name, a in arrays.items()
     }
+
+
+def time_loop(core: CellSpec, memory: str) -> model.Unroll:
+    """The time loop of a core: the fused one, an override for CPUs, or the equations."""
+    if memory == "fused":
+        return fused.unroll
+    return convnet.unroll if convnet.covers(core) else model.unroll
 
 
 class Network(nn.Module):
@@ -76,7 +84,7 @@ class Network(nn.Module):
         """Class scores (B, classes); masks as in `fwcore.model.Masks`."""
         masks = model.Masks(input_mask, hidden_mask)
         weights = self.weights()
-        run: model.Unroll = fused.unroll if self.memory == "fused" else model.unroll
+        run = time_loop(self.spec.core, self.memory)
         scores: mx.array = model.logits(
             self.ops, self.spec, weights, inputs, masks, self.memory, run
         )
