@@ -12,19 +12,10 @@ import sys
 from functools import cache
 from importlib.util import find_spec
 
+from fwcore import blas
+
 LIBRARY = "backends.mlx._blas"
-NUMPY = "numpy._core._multiarray_umath"  # is linked to NumPy's BLAS
-NAMES = ("scipy_cblas_{}gemm64_", "cblas_{}gemm64_")  # in OpenBLAS as NumPy's wheels bring it
-
-
-def _products() -> list[ctypes.c_void_p] | None:
-    """NumPy's `sgemm` and `dgemm`; None where it brings no OpenBLAS."""
-    found = find_spec(NUMPY)
-    library = ctypes.CDLL(found.origin if found else None)
-    for name in NAMES:
-        if hasattr(library, name.format("s")):
-            return [ctypes.cast(library[name.format(k)], ctypes.c_void_p) for k in "sd"]
-    return None
+PRODUCTS = ("cblas_sgemm", "cblas_dgemm")
 
 
 @cache
@@ -37,9 +28,9 @@ def use_numpys() -> bool:
     found = find_spec(LIBRARY)
     if found is None or found.origin is None or "mlx.core" in sys.modules:
         return False
-    products = _products()
-    if products is None:
+    products = [blas.function(name) for name in PRODUCTS]
+    if None in products:
         return False
-    ctypes.CDLL(found.origin).fwt_use(*products)
+    ctypes.CDLL(found.origin).fwt_use(*(ctypes.cast(each, ctypes.c_void_p) for each in products))
     ctypes.CDLL(found.origin, ctypes.RTLD_GLOBAL)
     return True

@@ -13,10 +13,11 @@ from mlx import nn, utils
 
 from backends.mlx import fused
 from backends.mlx.adam import Adam
+from backends.mlx.blas import use_numpys
 from backends.mlx.module import Network, time_loop
 from backends.mlx.ops import MlxOps
 from backends.mlx.ranks import MlxRanks
-from fwcore import model
+from fwcore import blas, model
 from fwcore.batches import Dropout, Split
 from fwcore.cells.base import Weights
 from fwcore.flow import moved
@@ -325,14 +326,15 @@ class MlxCompiled:
     def describe(self, batch: int, steps: int) -> dict[str, Any]:
         """See `Compiled.describe`."""
         chosen = model.memory_plan(self.spec, self._memory, batch, steps)
+        place = self._device.type.name
         return {
             "backend": self.backend,
-            "device": self._device.type.name,
+            "device": place,
             "dtype": str(self._ops.dtype).removeprefix("mlx.core."),
             "memory": chosen.form if self.spec.core.memory_reads else "none",
             "chunk": chosen.chunk,
             "kernel": fused.described(self.spec.core, chosen.form, self._device, self._missing),
-            "threads": None,
+            "threads": blas.threads() if place == "cpu" and use_numpys() else None,
             "step": "compiled, one trace",
         }
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from backends.numpy.module import Network
 from backends.numpy.ops import NumpyOps
-from fwcore import model
+from fwcore import blas, model
 from fwcore.batches import Dropout, Split
 from fwcore.errors import BackendError
 from fwcore.fused import choose
@@ -91,7 +91,7 @@ class NumpyCompiled:
             "dtype": "float64",
             "memory": chosen.form if self.spec.core.memory_reads else "none",
             "chunk": chosen.chunk,
-            "threads": None,
+            "threads": blas.threads(),
             "step": "none: forward only",
         }
 
