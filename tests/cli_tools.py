@@ -138,8 +138,7 @@ def python(code: str, *arguments: object, **extra: str) -> Done:
 
 FORKER = """
 import json, os, signal, sys, traceback
-import backends.torch, cli.main, cli.running, fwcore.foreign, torch
-torch.optim.AdamW([torch.zeros(1, requires_grad=True)], fused=True)  # imports a lot more
+import backends.torch.backend, cli.main, cli.running, fwcore.foreign
 for line in sys.stdin:
     job = json.loads(line)
     child = os.fork()

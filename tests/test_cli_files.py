@@ -28,7 +28,7 @@ from tests.cli_tools import (
     refused,
     snapshot,
 )
-from tests.conftest import need
+from tests.conftest import light, need
 
 Tensors = dict[str, np.ndarray]
 Labels = dict[str, str]
@@ -462,7 +462,7 @@ def test_a_second_process_in_a_run_folder_is_refused(run):
     before = snapshot(run)
     with RunFolder.open(run):
         code = "import sys\nfrom cli.main import run\nsys.exit(run(sys.argv[1:]))"
-        done = python(code, "train", "--resume", run, "--backend", "torch")
+        done = python(code, "train", "--resume", run, "--backend", light())
         assert done.code == 2, done
         check_refusal(done, ["in use by another process"])
         assert snapshot(run) == before

@@ -13,10 +13,10 @@ from fwcore.descriptors import room, room_for
 from fwcore.errors import ConfigError, FileError
 from fwcore.runs import RunFolder
 from tests.cli_tools import TINY, clean_environment, good, python, refused
-from tests.conftest import need
+from tests.conftest import light, need
 from tests.sweep_tools import SWEEP, short_jobs, sweep_file
 
-WORDS = (*TINY, "--backend", "torch", "--quiet")
+WORDS = (*TINY, "--quiet", "--backend")
 # `fwt` in a process whose limits are the first two arguments
 LIMITED = """
 import resource, sys
@@ -34,8 +34,7 @@ def _clean(monkeypatch):
 
 
 def test_a_population_beyond_the_hard_limit_is_refused_before_anything_is_made(tmp_path):
-    need("torch")
-    words = ["train", *WORDS, "--runs-dir", tmp_path / "runs", "--seeds"]
+    words = ["train", *WORDS, light(), "--runs-dir", tmp_path / "runs", "--seeds"]
     done = python(LIMITED, 100, 100, *words, "0-119")
     assert (done.code, done.out) == (2, "")
     (line,) = done.err.splitlines()
@@ -45,9 +44,8 @@ def test_a_population_beyond_the_hard_limit_is_refused_before_anything_is_made(t
 
 
 def test_a_soft_limit_is_raised_meanwhile(tmp_path):
-    need("torch")
-    words = ["train", *WORDS, "--runs-dir", tmp_path / "runs", "--seeds"]
-    done = python(LIMITED, 40, 4096, *words, "0-11")
+    words = ["train", *WORDS, light(), "--runs-dir", tmp_path / "runs", "--seeds"]
+    done = python(LIMITED, 40, 4096, *words, "0-11", MLX_DISABLE_COMPILE="1")
     assert done.code == 0, done
     assert len(list((tmp_path / "runs" / "retrieval").iterdir())) == 12
 
@@ -96,7 +94,7 @@ def test_a_population_that_cannot_be_made_whole_leaves_nothing_and_can_be_tried_
         made.append(path)
         return real(cls, path, spec)
 
-    words = ("train", *WORDS, "--out", tmp_path / "many", "--seeds", "0-3")
+    words = ("train", *WORDS, "torch", "--out", tmp_path / "many", "--seeds", "0-3")
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "create", classmethod(fails))
         refused(4, ("No space left on device",), *words)

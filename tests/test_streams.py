@@ -15,9 +15,10 @@ import pytest
 
 from fwcore.runs import RunFolder
 from tests.cli_tools import ROOT, TINY, environment, good, python, snapshot
-from tests.conftest import need
+from tests.conftest import light
 
 FULL = Path("/dev/full")
+EAGER = {"MLX_DISABLE_COMPILE": "1"}
 
 
 STRINGS = "checkpoints/retrieval-fast-weights-r20"
@@ -42,7 +43,7 @@ def shell(
         capture_output=True,
         encoding=encoding,
         cwd=ROOT,
-        env=environment(**extra),
+        env=environment(**EAGER, **extra),
         timeout=120,
     )
 
@@ -69,8 +70,7 @@ def test_a_lost_result_is_one_line(line: str, why: str) -> None:
 
 
 def test_a_closed_stderr_puts_no_progress_into_the_result(tmp_path: Path) -> None:
-    need("torch")
-    words = ("train", *TINY, "--backend", "torch", "--out", tmp_path / "run", "--json")
+    words = ("train", *TINY, "--backend", light(), "--out", tmp_path / "run", "--json")
     done = shell('"$@" 2>&-', *words)
     assert done.returncode == 0
     assert json.loads(done.stdout)["done"] is True
@@ -85,8 +85,7 @@ def test_a_closed_stderr_puts_no_progress_into_the_result(tmp_path: Path) -> Non
     ],
 )
 def test_a_run_goes_on_without_those_who_watch(line: str, tmp_path: Path) -> None:
-    need("torch")
-    words = ("train", *TINY, "--backend", "torch", "--log-every", 1, "--out", tmp_path / "run")
+    words = ("train", *TINY, "--backend", light(), "--log-every", 1, "--out", tmp_path / "run")
     done = shell(line, *words)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "DONE").exists()
@@ -148,7 +147,7 @@ def test_a_fault_of_the_product_keeps_its_code_whatever_becomes_of_stdout(line: 
     words = [sys.executable, "-c", FAULT]
     done = subprocess.run(
         ["bash", "-c", line, "bash", *words],
-        capture_output=True, text=True, cwd=ROOT, env=environment(), timeout=120,
+        capture_output=True, text=True, cwd=ROOT, env=environment(**EAGER), timeout=120,
     )  # fmt: skip
     assert done.returncode == 1
     assert "Exception ignored" not in done.stderr
@@ -156,8 +155,7 @@ def test_a_fault_of_the_product_keeps_its_code_whatever_becomes_of_stdout(line: 
 
 @pytest.mark.parametrize("force", ["0", "1"])
 def test_a_bar_is_for_terminals_whatever_colour_is_forced(force: str, tmp_path: Path) -> None:
-    need("torch")
-    words = ("train", *TINY, "--backend", "torch", "--log-every", 2, "--out", tmp_path / "run")
+    words = ("train", *TINY, "--backend", light(), "--log-every", 2, "--out", tmp_path / "run")
     done = shell('"$@"', *words, **({"FORCE_COLOR": "1"} if force == "1" else {}))
     assert done.returncode == 0
     assert all(line.startswith("step ") for line in done.stderr.splitlines())
@@ -179,13 +177,12 @@ sys.exit(streams.guarded(lambda: run(sys.argv[1:])))
 
 def test_a_terminal_that_is_closed_saves_the_run(tmp_path: Path) -> None:
     """The terminal's end sends SIGHUP, and what is written to it then fails."""
-    need("torch")
     run = tmp_path / "run"
-    words = ("train", *TINY, "--backend", "torch", "--log-every", "1", "--out", str(run))
+    words = ("train", *TINY, "--backend", light(), "--log-every", "1", "--out", str(run))
     leader, follower = pty.openpty()
     began = subprocess.Popen(
         [sys.executable, "-c", SLOW, *map(str, words)],
-        stdin=follower, stdout=follower, stderr=follower, cwd=ROOT, env=environment(),
+        stdin=follower, stdout=follower, stderr=follower, cwd=ROOT, env=environment(**EAGER),
         start_new_session=True,
     )  # fmt: skip
     os.close(follower)
@@ -202,13 +199,12 @@ def test_a_terminal_that_is_closed_saves_the_run(tmp_path: Path) -> None:
 
 
 def test_below_nohup_a_hangup_is_ignored(tmp_path: Path) -> None:
-    need("torch")
     run = tmp_path / "run"
-    words = ("train", *TINY, "--backend", "torch", "--out", str(run))
+    words = ("train", *TINY, "--backend", light(), "--out", str(run))
     began = subprocess.Popen(
         ["nohup", sys.executable, "-c", SLOW, *map(str, words)],
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        cwd=ROOT, env=environment(),
+        cwd=ROOT, env=environment(**EAGER),
     )  # fmt: skip
     while not (run / "run.json").exists():
         time.sleep(0.05)
