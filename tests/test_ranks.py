@@ -128,28 +128,36 @@ def _alone(request, tmp_path_factory):
     return request.param, run
 
 
-def test_two_processes_make_the_run_of_one(alone, tmp_path):
-    backend, wanted = alone
-    done = launch(backend, 2, "-m", "cli", "train", *RUN, "--backend", backend, "--out",
-                  tmp_path / "run", "--json", "-q")  # fmt: skip
+@pytest.fixture(scope="module", name="together")
+def _together(alone, tmp_path_factory):
+    """The run that two processes make, and how they ended: those of PyTorch tell of threads."""
+    backend, _ = alone
+    folder = tmp_path_factory.mktemp("together")
+    start: list[object] = ["-m", "cli"]
+    if backend == "torch":
+        (folder / "telling.py").write_text(TELLING)
+        start = [folder / "telling.py"]
+    words = ("train", *RUN, "--backend", backend, "--out", folder / "run", "--json", "-q")
+    done = launch(backend, 2, *start, *words)
     assert done.code == 0, done.err
+    return folder / "run", done
+
+
+def test_two_processes_make_the_run_of_one(alone, together):
+    (_, wanted), (run, done) = alone, together
     assert done.json["done"] is True  # printed by one of them alone
-    assert_same_run(tmp_path / "run", wanted)
-    assert snapshot(tmp_path / "run").keys() == snapshot(wanted).keys()
-    assert json.loads((tmp_path / "run/run.json").read_text())["sessions"][0]["processes"] == 2
+    assert_same_run(run, wanted)
+    assert snapshot(run).keys() == snapshot(wanted).keys()
+    assert json.loads((run / "run.json").read_text())["sessions"][0]["processes"] == 2
 
 
 @pytest.mark.skipif(
     not Path("/proc/self/task").is_dir(), reason="threads are listed on Linux alone"
 )
-def test_no_thread_of_gloo_outlives_its_group(tmp_path):
+@pytest.mark.parametrize("alone", ["torch"], indirect=True)
+def test_no_thread_of_gloo_outlives_its_group(together):
     # one that does can want the interpreter while it is taken down, and the process aborts
-    need("torch")
-    script = tmp_path / "telling.py"
-    script.write_text(TELLING)
-    done = launch("torch", 2, script, "train", *RUN, "--backend", "torch", "--out",
-                  tmp_path / "run", "-q")  # fmt: skip
-    assert done.code == 0, done.err
+    _, done = together
     assert done.err.count("trained True") == 2
     assert done.err.count("ended False") == 2
 
