@@ -80,7 +80,7 @@ def metrics(folder: RunFolder) -> tuple[Mapping[str, Any], ...]:
     A run that has told nothing yet has none.
 
     Raises:
-        FileError: the file cannot be read, or a line before the last is damaged.
+        FileError: the file cannot be read, a line before the last is damaged, or steps fall.
     """
     path = folder.path / "metrics.jsonl"
     if not path.exists():
@@ -89,14 +89,23 @@ def metrics(folder: RunFolder) -> tuple[Mapping[str, Any], ...]:
         texts = files.text(path, files.MOST_LINES).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise FileError(f"{path}: cannot be read: {error}") from error
-    found = []
+    found: list[dict[str, Any]] = []
+    latest: dict[str, int] = {}  # split -> the step of its line before
     for number, text in enumerate(texts, 1):
         try:
             line = Line.parse(files.from_json(text), "metrics")
-            found.append(line.model_dump(exclude_unset=True))
         except (ValueError, ConfigError) as error:
             if number < len(texts):
                 raise FileError(f"{path}: line {number} is damaged: {error}") from error
+            break
+        least = latest.get(line.split, 0)
+        if line.step < least:
+            raise FileError(
+                f"{path}: line {number} is damaged: expected a step of at least {least}, as on "
+                f"the line of {line.split} before it, got step={line.step}"
+            )
+        latest[line.split] = line.step
+        found.append(line.model_dump(exclude_unset=True))
     return tuple(found)
 
 

@@ -96,6 +96,17 @@ def test_a_run_that_is_being_written_is_drawn_and_a_damaged_one_named(runs, tmp_
     refused(4, words, "plot", tmp_path / "damaged", "-o", tmp_path / "x.png")
 
 
+def test_lines_whose_steps_fall_are_damaged(runs, tmp_path):
+    for part in ("spec.json", "run.json"):
+        (tmp_path / part).write_text((runs / "a0" / part).read_text())
+    rows = (runs / "a0" / "metrics.jsonl").read_text().splitlines(keepends=True)
+    first, second, *_ = [at for at, row in enumerate(rows) if json.loads(row)["split"] == "val"]
+    rows[first], rows[second] = rows[second], rows[first]
+    (tmp_path / "metrics.jsonl").write_text("".join(rows))
+    words = (f"line {second + 1} is damaged", "expected a step of at least 4", "got step=2")
+    refused(4, words, "plot", tmp_path, "-o", tmp_path / "x.png")
+
+
 @pytest.mark.parametrize(
     ("code", "words", "flags"),
     [
