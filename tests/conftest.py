@@ -6,6 +6,7 @@ import gc
 import os
 import runpy
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,9 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join([offline, given] if given else [offline])
     # models this small lose a factor of 30 to threads that wait for each other on busy cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # tests that run below `nohup` hand on that SIGHUP is ignored, and runs are not to be stopped
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.hookimpl(wrapper=True)
