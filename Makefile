@@ -39,15 +39,15 @@ reproduce: $(READY)
 
 # The same search over settings for every model of both tables: hours on two cores; goes on after a stop.
 search: $(READY)
-	$(BIN)/fwt sweep reproduce/search/retrieval.toml
-	$(BIN)/fwt sweep reproduce/search/mnist-glimpse.toml
+	$(BIN)/fwt sweep fwt/reproduce/search/retrieval.toml
+	$(BIN)/fwt sweep fwt/reproduce/search/mnist-glimpse.toml
 	for task in retrieval mnist-glimpse; do \
-	  cp runs/sweeps/search-$$task/summary.json benchmarks/results/search-$$task.json; done
+	  cp runs/sweeps/search-$$task/summary.json results/search-$$task.json; done
 
 # What a step costs beside the frameworks' own layers, on the CPU: leave the machine alone meanwhile.
 bench: $(READY)
-	$(BIN)/fwt bench --backend torch --device cpu --growth --loop --population --out benchmarks/results/bench-torch-cpu.json --plot benchmarks/results
-	$(BIN)/fwt bench --backend mlx --device cpu --loop --population --out benchmarks/results/bench-mlx-cpu.json --plot benchmarks/results
+	$(BIN)/fwt bench --backend torch --device cpu --growth --loop --population --out results/bench-torch-cpu.json --plot results
+	$(BIN)/fwt bench --backend mlx --device cpu --loop --population --out results/bench-mlx-cpu.json --plot results
 
 # The guides and the API as a site in build/docs, without a warning.
 docs: $(READY)
@@ -62,28 +62,28 @@ figures: $(READY)
 # A hundred thousand damaged files through every reader, some 15 minutes; one case again:
 # .venv/bin/python -m tools.fuzz --reader NAME --case N
 fuzz: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m tools.fuzz --cases 100000 --seed 0 --out benchmarks/results/fuzz.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m tools.fuzz --cases 100000 --seed 0 --out results/fuzz.json
 
 # A thousand wrong calls of every entry point of every backend, some 10 minutes.
 misuse: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m tools.misuse --calls 1000 --seed 0 --out benchmarks/results/misuse.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m tools.misuse --calls 1000 --seed 0 --out results/misuse.json
 
 # float32 beside float64 over 4,096 time steps: the table in docs/reliability.md, some 3 minutes.
 drift: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m tools.drift --out benchmarks/results/drift.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m tools.drift --out results/drift.json
 
 # Hundreds of training processes killed at every call of a save, stopped, and starved of disk, some
 # 15 minutes; one case again: .venv/bin/python -m tools.torture --backend NAME --only N
 torture: $(READY)
-	$(BIN)/python -m tools.torture --kills 400 --seed 0 --out benchmarks/results/torture.json
+	$(BIN)/python -m tools.torture --kills 400 --seed 0 --out results/torture.json
 
 # One run on 1, 2 and 4 processes on both backends: the same losses, and the scaling on this machine.
 ranks: $(READY)
-	$(BIN)/python -m tools.ranks --out benchmarks/results/ranks.json
+	$(BIN)/python -m tools.ranks --out results/ranks.json
 
 # The three C++ libraries under AddressSanitizer and UBSan, 10,000 drawn calls of each: minutes.
 sanitize: $(READY)
-	$(BIN)/python -m tools.sanitize --calls 10000 --seed 0 --out benchmarks/results/sanitize.json
+	$(BIN)/python -m tools.sanitize --calls 10000 --seed 0 --out results/sanitize.json
 
 lint: $(READY)
 	$(BIN)/ruff check .

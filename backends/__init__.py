@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+if __name__ == "backends":
+    raise ImportError("backends: its import name is fwt.backends", name="backends")
+
 import importlib
 import importlib.util
 from typing import TYPE_CHECKING
 
-from fwcore.errors import BackendError, ConfigError, nearest
+from fwt.fwcore.errors import BackendError, ConfigError, nearest
 
 if TYPE_CHECKING:
-    from backends.contract import Backend
+    from fwt.backends.contract import Backend
 
 # name -> (module, the package it needs, how to get it)
 BACKENDS: dict[str, tuple[str, str, str]] = {
-    "torch": ("backends.torch", "torch", "pip install torch"),
+    "torch": ("fwt.backends.torch", "torch", "pip install torch"),
     "mlx": (
-        "backends.mlx",
+        "fwt.backends.mlx",
         "mlx.core",
         "pip install mlx (macOS), 'mlx[cpu]' or 'mlx[cuda13]' (Linux); there is none for Windows",
     ),
-    "numpy": ("backends.numpy", "numpy", "pip install numpy"),
+    "numpy": ("fwt.backends.numpy", "numpy", "pip install numpy"),
 }
 
 # the order in which `auto` looks for a backend that can train

@@ -8,17 +8,17 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fwcore.errors import BackendError
-from fwcore.lockstep import Lockstep, Trainable
-from fwcore.ranks import Ranks
-from fwcore.spec import NO_FLOAT16, ModelSpec
-from fwcore.trace import Trace
+from fwt.fwcore.errors import BackendError
+from fwt.fwcore.lockstep import Lockstep, Trainable
+from fwt.fwcore.ranks import Ranks
+from fwt.fwcore.spec import NO_FLOAT16, ModelSpec
+from fwt.fwcore.trace import Trace
 
 NumpyArray = np.ndarray[Any, np.dtype[Any]]
 
 
 class Stream(Protocol):
-    """A core between two time steps; see `fwcore.model.Stream`."""
+    """A core between two time steps; see `fwt.fwcore.model.Stream`."""
 
     def step(self, x: Any) -> Any:
         """The output of the next time step: the core's input (B, I) -> (B, R)."""
@@ -68,7 +68,7 @@ class Compiled(Trainable, Protocol):
         ...
 
     def pulled(self, inputs: NumpyArray, outputs: NumpyArray, scores: NumpyArray) -> NumpyArray:
-        """Gradients pulled back to the hidden states, by every way they act, see `fwcore.flow`.
+        """Gradients pulled back to the hidden states, by every way they act, see `fwt.fwcore.flow`.
 
         Args:
             inputs: int (B, T) or (B, T, features).
@@ -127,7 +127,7 @@ class Backend(Protocol):
     def fused(self) -> dict[str, str]:
         """What the fused core of each of `devices()` is written in; `none`, with why, if it is not.
 
-        It covers the models of `fwcore.fused.uncovered`, and there not every number type.
+        It covers the models of `fwt.fwcore.fused.uncovered`, and there not every number type.
         """
         ...
 
@@ -162,7 +162,7 @@ class Backend(Protocol):
             device: a name of `devices()`, or `auto`, or `gpu`.
             dtype: `float32`, `float64` or `bfloat16`, see `TrainSpec.dtype`; `auto` is float32
                 (float64 on NumPy).
-            memory: a form of `fwcore.memory.FORMS`.
+            memory: a form of `fwt.fwcore.memory.FORMS`.
 
         Raises:
             BackendError: the device or the number type is not there.
@@ -213,7 +213,7 @@ def compile_population(
         CheckpointError: params do not fit their spec, every difference named.
         ConfigError: the specs differ in more.
     """
-    module = importlib.import_module(f"backends.{backend.name}.population")
+    module = importlib.import_module(f"fwt.backends.{backend.name}.population")
     made: Population = module.compile_population(
         backend, specs, params, device=device, dtype=dtype, memory=memory
     )

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli import options
+from fwt.cli import options
 
 if TYPE_CHECKING:
-    from fwcore.associator import Point
+    from fwt.fwcore.associator import Point
 
 MEMORIES = {
     "linear": "squared error / squared value",
@@ -43,12 +43,12 @@ def associator(
 
     Example: fwt associator --size 64 --pairs 1,8,16,32,64 --decay 0.95
     """
-    from cli.drawing import check_drawing
+    from fwt.cli.drawing import check_drawing
 
     check_drawing([figure])
     counts = _checked(memory, keys, pairs, decay, age)
     points = [_point(memory, keys, size, n, decay, age, trials, seed) for n in counts]
-    from fwcore.associator import capacity
+    from fwt.fwcore.associator import capacity
 
     within = TOLERATED[memory]
     plain = keys == "random" and decay == 1 and age == 0
@@ -65,7 +65,7 @@ def associator(
         "capacity": {"error": within, "pairs": capacity(size, within, memory)} if plain else None,
     }
     if figure is not None:
-        from figures import canvas, recall
+        from fwt.plots import canvas, recall
 
         title = f"{memory}, R = {size}" + (f", decay {decay:g}, age {age}" if decay < 1 else "")
         canvas.save(recall.recall_error(points, title, MEMORIES[memory]), figure)
@@ -77,8 +77,8 @@ def associator(
 
 def _checked(memory: str, keys: str, pairs: str, decay: float, age: int) -> list[int]:
     """The numbers of pairs. Raises ConfigError for what does not go together."""
-    from cli.lists import whole_numbers
-    from fwcore.errors import ConfigError, nearest
+    from fwt.cli.lists import whole_numbers
+    from fwt.fwcore.errors import ConfigError, nearest
 
     if memory not in MEMORIES:
         raise ConfigError(f"--memory: unknown name {memory!r} ({nearest(memory, MEMORIES)})")
@@ -96,7 +96,7 @@ def _checked(memory: str, keys: str, pairs: str, decay: float, age: int) -> list
 def _point(
     memory: str, keys: str, size: int, pairs: int, decay: float, age: int, trials: int, seed: int
 ) -> Point:
-    from fwcore import associator as theory
+    from fwt.fwcore import associator as theory
 
     if memory == "hopfield":
         samples = theory.measured_bit_error(size, pairs, trials, seed)

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli import options
-from fwcore.paths import show
+from fwt.cli import options
+from fwt.fwcore.paths import show
 
 if TYPE_CHECKING:
-    from benchmarks.shapes import Shape
-    from benchmarks.subjects import Framework
-    from benchmarks.suite import Options
+    from fwt.bench.shapes import Shape
+    from fwt.bench.subjects import Framework
+    from fwt.bench.suite import Options
 
 
 def bench(
@@ -73,10 +73,10 @@ def bench(
     gets no number, and the exit code is 1.
     Example: fwt bench --backend torch --shape 128,11,50,1 --subject auto --subject lstm
     """
-    import backends
-    from benchmarks.subjects import framework
-    from benchmarks.suite import FAILED
-    from fwcore.errors import BackendError, CheckFailed
+    from fwt import backends
+    from fwt.bench.subjects import framework
+    from fwt.bench.suite import FAILED
+    from fwt.fwcore.errors import BackendError, CheckFailed
 
     chosen, shapes = _chosen(subject, measure, rounds, seconds), _shapes(shape, grid)
     if plot is not None:
@@ -97,7 +97,7 @@ def bench(
     if as_json:
         print(json.dumps(result))
     else:
-        from benchmarks.show import show
+        from fwt.bench.show import show
 
         show(result)
     rows = [*result["rows"], *(result["growth"] or {"rows": []})["rows"]]
@@ -115,9 +115,9 @@ def _chosen(
     subject: list[str] | None, measure: list[str] | None, rounds: int, seconds: float
 ) -> Options:
     """What is measured. Raises ConfigError for a name that is not known."""
-    from benchmarks.subjects import SUBJECTS, check_name
-    from benchmarks.suite import MEASURES, Options
-    from fwcore.errors import ConfigError, nearest
+    from fwt.bench.subjects import SUBJECTS, check_name
+    from fwt.bench.suite import MEASURES, Options
+    from fwt.fwcore.errors import ConfigError, nearest
 
     for name in measure or ():
         if name not in MEASURES:
@@ -129,8 +129,8 @@ def _chosen(
 
 def _shapes(given: list[str] | None, grid: bool) -> list[Shape]:
     """The shapes to run. Raises ConfigError for one that is none."""
-    from benchmarks.shapes import GRID, parse
-    from fwcore.errors import ConfigError
+    from fwt.bench.shapes import GRID, parse
+    from fwt.fwcore.errors import ConfigError
 
     if not grid and given:
         raise ConfigError("--no-grid: expected no --shape beside it; leave one of the two out")
@@ -143,7 +143,7 @@ def _check_plots() -> None:
     """Refuse `--plot` before anything is measured. Raises BackendError without Matplotlib."""
     from importlib.util import find_spec
 
-    from fwcore.errors import BackendError
+    from fwt.fwcore.errors import BackendError
 
     if find_spec("matplotlib") is None:
         raise BackendError("--plot: Matplotlib is not installed; pip install 'fwt[plots]'")
@@ -158,7 +158,7 @@ def _run(
     quiet: bool,
 ) -> dict[str, Any]:
     """Measure all of it; the file is written after every shape, so that little is ever lost."""
-    from benchmarks import growth, loop, population, suite
+    from fwt.bench import growth, loop, population, suite
 
     def tell(text: str) -> None:
         if not quiet:
@@ -188,9 +188,9 @@ def _run(
 
 def _header(side: Framework, shapes: list[Shape], chosen: Options, ceilings: Any) -> dict[str, Any]:
     """Where and how it was measured."""
-    from benchmarks import machine
-    from benchmarks.check import TOLERANCES
-    from cli import environment
+    from fwt.bench import machine
+    from fwt.bench.check import TOLERANCES
+    from fwt.cli import environment
 
     name = side.backend.name
     versions = side.backend.versions()
@@ -221,7 +221,7 @@ def _header(side: Framework, shapes: list[Shape], chosen: Options, ceilings: Any
 
 def _write(out: Path | None, result: dict[str, Any]) -> None:
     """The result so far as a file. Raises FileError."""
-    from fwcore.durable import make_folder, write_text
+    from fwt.fwcore.durable import make_folder, write_text
 
     if out is None:
         return
@@ -231,7 +231,7 @@ def _write(out: Path | None, result: dict[str, Any]) -> None:
 
 def _plot(result: dict[str, Any], folder: Path) -> None:
     """Pictures, and a line on stderr where the shapes give none."""
-    from benchmarks.plots import plot
+    from fwt.bench.plots import plot
 
     written = plot(result, folder)
     text = ", ".join(map(show, written)) or "none: no two shapes differ only in T or only in R"

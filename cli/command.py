@@ -8,7 +8,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
-from fwcore.errors import ConfigError
+from fwt.fwcore.errors import ConfigError
 
 
 class Command(TyperCommand):
@@ -50,7 +50,7 @@ def _wrong_value(error: typer.BadParameter, ctx: Any) -> str | None:
     """The line for a value of another type, which may be a variable's; None for other faults."""
     from pydantic import ValidationError  # help must not wait for it
 
-    from fwcore import wording
+    from fwt.fwcore import wording
 
     cause, param = error.__cause__, error.param
     if not isinstance(cause, ValidationError) or param is None:

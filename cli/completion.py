@@ -34,28 +34,28 @@ def several(names: Callable[[], Iterable[str]]) -> Completer:
 
 def tasks() -> Iterable[str]:
     """Names of tasks."""
-    from tasks import TASKS
+    from fwt.tasks import TASKS
 
     return TASKS
 
 
 def models() -> Iterable[str]:
     """Names of models."""
-    from fwcore.cells import presets
+    from fwt.fwcore.cells import presets
 
     return presets()
 
 
 def backends() -> Iterable[str]:
     """Names of backends, and `auto`."""
-    from backends import BACKENDS
+    from fwt.backends import BACKENDS
 
     return ("auto", *BACKENDS)
 
 
 def named_backends() -> Iterable[str]:
     """Names of backends alone."""
-    from backends import BACKENDS
+    from fwt.backends import BACKENDS
 
     return BACKENDS
 
@@ -67,51 +67,51 @@ def devices() -> Iterable[str]:
 
 def memories() -> Iterable[str]:
     """Forms of the fast memory."""
-    from fwcore.memory import FORMS
+    from fwt.fwcore.memory import FORMS
 
     return FORMS
 
 
 def controls() -> Iterable[str]:
     """Values of `--control`."""
-    from cli.resolve import CONTROLS
+    from fwt.cli.resolve import CONTROLS
 
     return CONTROLS
 
 
 def policies() -> Iterable[str]:
     """Names of glimpse policies."""
-    from tasks.glimpses import POLICIES
+    from fwt.tasks.glimpses import POLICIES
 
     return POLICIES
 
 
 def datasets() -> Iterable[str]:
     """Names of datasets."""
-    from tasks.sources import NAMES
+    from fwt.tasks.sources import NAMES
 
     return NAMES
 
 
 def splits() -> Iterable[str]:
     """Names of a task's splits."""
-    from tasks.base import SPLITS
+    from fwt.tasks.base import SPLITS
 
     return SPLITS
 
 
 def layouts() -> Iterable[str]:
     """Names of layouts of weights."""
-    from fwcore.layouts import LAYOUTS
+    from fwt.fwcore.layouts import LAYOUTS
 
     return LAYOUTS
 
 
 def training(field: str) -> Callable[[], Iterable[str]]:
-    """The values of a field of `fwcore.spec.TrainSpec` that has few."""
+    """The values of a field of `fwt.fwcore.spec.TrainSpec` that has few."""
 
     def values() -> Iterable[str]:
-        from fwcore.spec import TrainSpec
+        from fwt.fwcore.spec import TrainSpec
 
         return get_args(TrainSpec.model_fields[field].annotation)
 
@@ -120,7 +120,7 @@ def training(field: str) -> Callable[[], Iterable[str]]:
 
 def norms() -> Iterable[str]:
     """Values of `--norm`, of all models."""
-    from fwcore.cells import cells
+    from fwt.fwcore.cells import cells
 
     fields = [cell.Spec.model_fields.get("norm") for cell in cells().values()]
     return dict.fromkeys(name for each in fields if each for name in get_args(each.annotation))

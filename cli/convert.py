@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from cli import completion as complete
-from cli import options
-from fwcore.paths import show
+from fwt.cli import completion as complete
+from fwt.cli import options
+from fwt.fwcore.paths import show
 
 
 def convert(
@@ -59,16 +59,16 @@ def convert(
     """
     import json
 
-    from cli.verify import compared, print_rows
-    from fwcore import foreign
-    from fwcore.errors import CheckFailed
+    from fwt.cli.verify import compared, print_rows
+    from fwt.fwcore import foreign
+    from fwt.fwcore.errors import CheckFailed
 
     found = foreign.load(source, spec, source_layout, pt_reader(source), zero_biases)
     foreign.save(target, found, to)
     rows = []
     if check:
-        import tasks
-        from cli.loading import load
+        from fwt import tasks
+        from fwt.cli.loading import load
 
         again = foreign.load(target)
         subject = load(tasks.parse(again.spec.task, str(target)), data_dir)
@@ -88,12 +88,12 @@ def convert(
 
 def pt_reader(source: Path) -> Callable[[Path], Any] | None:
     """What reads a `.pt` file, for a source that is one; it needs the torch backend."""
-    import backends
-    from fwcore.foreign import PT_SUFFIXES
+    from fwt import backends
+    from fwt.fwcore.foreign import PT_SUFFIXES
 
     if source.suffix.lower() not in PT_SUFFIXES:
         return None
     backends.load("torch")
-    from backends.torch.foreign import read_state_dict
+    from fwt.backends.torch.foreign import read_state_dict
 
     return read_state_dict

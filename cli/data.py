@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from cli import completion as complete
-from cli import options
+from fwt.cli import completion as complete
+from fwt.cli import options
 
 
 def data(
@@ -34,9 +34,9 @@ def data(
 
     Example: fwt data mnist-glimpse --dataset mnist --show 1
     """
-    import tasks
-    from cli.loading import load
-    from tasks.base import SPLITS
+    from fwt import tasks
+    from fwt.cli.loading import load
+    from fwt.tasks.base import SPLITS
 
     given = {"pairs": pairs, "policy": policy, "dataset": dataset}
     chosen = {key: value for key, value in given.items() if value is not None}

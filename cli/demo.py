@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli import options
+from fwt.cli import options
 
 if TYPE_CHECKING:
-    from backends.contract import Compiled
-    from demo.steps import Subject
+    from fwt.backends.contract import Compiled
+    from fwt.demo.steps import Subject
 
 SHIPPED = Path("checkpoints")
 PAUSE = 0.1  # seconds between two looks for a signal
@@ -41,10 +41,10 @@ def demo(
     says otherwise, and fetches nothing from elsewhere.
     Example: fwt demo checkpoints/retrieval-fast-weights-r20 --backend numpy
     """
-    import backends
-    from cli.signals import StopFlag
-    from demo.process import past_proxies, surroundings
-    from fwcore.errors import BackendError, Interrupted
+    from fwt import backends
+    from fwt.cli.signals import StopFlag
+    from fwt.demo.process import past_proxies, surroundings
+    from fwt.fwcore.errors import BackendError, Interrupted
 
     _check_free(host, port)
     first = backends.named(backend)
@@ -53,7 +53,7 @@ def demo(
     with StopFlag() as stop, surroundings():
         with past_proxies():
             try:
-                from demo import page
+                from fwt.demo import page
             except ImportError as error:
                 raise BackendError(f"demo: {error}; pip install 'fwt[demo]'") from error
             served = page.serve(subjects, names, first, host, port)
@@ -66,7 +66,7 @@ def demo(
 
 def _check_free(host: str, port: int) -> None:
     """Refuse an address that cannot be had before anything is read. Raises ConfigError."""
-    from fwcore.errors import ConfigError
+    from fwt.fwcore.errors import ConfigError
 
     try:
         socket.create_server((host, port)).close()
@@ -84,8 +84,8 @@ def _shipped() -> list[Path]:
         ConfigError: the working directory is no checkout.
         CheckpointError: their list is damaged.
     """
-    from fwcore.checkpoint import read_object
-    from fwcore.errors import ConfigError
+    from fwt.fwcore.checkpoint import read_object
+    from fwt.fwcore.errors import ConfigError
 
     index = SHIPPED / "index.json"
     if not index.is_file():
@@ -103,10 +103,10 @@ def _shipped() -> list[Path]:
 
 def _subject(path: Path, device: str) -> Subject:
     """A checkpoint, ready to be shown; each backend compiles it once, when it is first chosen."""
-    import tasks
-    from cli.opening import on_backend
-    from demo.steps import REFERENCE, Subject
-    from fwcore.runs import find_checkpoint
+    from fwt import tasks
+    from fwt.cli.opening import on_backend
+    from fwt.demo.steps import REFERENCE, Subject
+    from fwt.fwcore.runs import find_checkpoint
 
     found = find_checkpoint(path)
     task = tasks.parse(found.spec.task, str(path))

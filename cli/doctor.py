@@ -7,13 +7,13 @@ import platform
 from importlib.metadata import version
 from typing import Any
 
-from cli import environment, options
+from fwt.cli import environment, options
 
 
 def report() -> dict[str, Any]:
     """Every backend of the registry: its versions and devices, or why it is not there."""
-    import backends
-    from fwcore.errors import BackendError
+    from fwt import backends
+    from fwt.fwcore.errors import BackendError
 
     found: dict[str, Any] = {}
     for name in backends.BACKENDS:

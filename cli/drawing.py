@@ -18,7 +18,7 @@ def check_drawing(paths: Sequence[Path | None]) -> None:
     if not wanted:
         return
     check_installed("figure", "matplotlib")
-    from figures import canvas
+    from fwt.plots import canvas
 
     for path in wanted:
         canvas.check_path(path)
@@ -26,7 +26,7 @@ def check_drawing(paths: Sequence[Path | None]) -> None:
 
 def check_installed(where: str, *packages: str) -> None:
     """Refuse what needs a package that is not there. Raises BackendError."""
-    from fwcore.errors import BackendError
+    from fwt.fwcore.errors import BackendError
 
     gone = [package for package in packages if find_spec(package) is None]
     if gone:

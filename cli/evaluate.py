@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from cli import completion as complete
-from cli import options
-from fwcore.paths import show
+from fwt.cli import completion as complete
+from fwt.cli import options
+from fwt.fwcore.paths import show
 
 
 def evaluate(
@@ -39,8 +39,8 @@ def evaluate(
 
     Example: fwt eval runs/demo --backend torch --split test --json
     """
-    from cli.opening import on_backend, opened
-    from fwcore.train import measure
+    from fwt.cli.opening import on_backend, opened
+    from fwt.fwcore.train import measure
 
     found, subject = opened(checkpoint, data_dir, task, dataset)
     examples = subject.split(split)

@@ -10,8 +10,8 @@ from typing import Any, TextIO
 
 from typer.exceptions import TyperException
 
-from fwcore.errors import FileError, FwtError, Interrupted
-from fwcore.paths import show
+from fwt.fwcore.errors import FileError, FwtError, Interrupted
+from fwt.fwcore.paths import show
 
 INTERRUPTED = 130
 OUT_OF_MEMORY = 2  # the code of settings that cannot be, as of those refused before work begins

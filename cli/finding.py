@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fwcore.errors import FileError
-from sweeps import summary
+from fwt.fwcore.errors import FileError
+from fwt.sweep import summary
 
 
 @dataclass(frozen=True)

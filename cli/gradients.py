@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from cli import options
-from fwcore.paths import show
+from fwt.cli import options
+from fwt.fwcore.paths import show
 
 if TYPE_CHECKING:
-    from fwcore.ops import NumpyArray
-    from fwcore.spec import RunSpec
-    from tasks.base import TaskSpec
+    from fwt.fwcore.ops import NumpyArray
+    from fwt.fwcore.spec import RunSpec
+    from fwt.tasks.base import TaskSpec
 
 SPECS = (".json", ".toml")
 TRAINED, FIRST = "trained", "first weights"
@@ -70,8 +70,8 @@ def gradients(
     All of them count every way from one state to another, that through the fast weights too.
     Example: fwt gradients checkpoints/retrieval-fast-weights-r20 --first --pairs 12
     """
-    import tasks
-    from cli.drawing import check_drawing
+    from fwt import tasks
+    from fwt.cli.drawing import check_drawing
 
     check_drawing([figure])
     jacobians = min(jacobians, examples)
@@ -85,7 +85,7 @@ def gradients(
         found = _found(subject, backend, device, inputs, targets, jacobians)
         result["networks"].append(found)
     if figure is not None:
-        from figures import canvas, flow
+        from fwt.plots import canvas, flow
 
         canvas.save(flow.gradients(result["networks"]), figure)
     if as_json:
@@ -96,11 +96,11 @@ def gradients(
 
 def _subjects(paths: list[Path], first: bool) -> Iterator[Subject]:
     """The networks in the order in which they were named."""
-    from cli.finding import find
-    from fwcore import model
-    from fwcore.checkpoint import MODEL_FILE
-    from fwcore.params import initialise
-    from fwcore.runs import find_checkpoint
+    from fwt.cli.finding import find
+    from fwt.fwcore import model
+    from fwt.fwcore.checkpoint import MODEL_FILE
+    from fwt.fwcore.params import initialise
+    from fwt.fwcore.runs import find_checkpoint
 
     def named(path: Path) -> list[Path]:
         if not path.is_dir() or (path / MODEL_FILE).is_file():
@@ -122,7 +122,7 @@ def _subjects(paths: list[Path], first: bool) -> Iterator[Subject]:
 
 def _spec_of(path: Path) -> RunSpec:
     """The run that a file describes, over the recipe that its task and model have."""
-    from cli.resolve import read_config, resolve
+    from fwt.cli.resolve import read_config, resolve
 
     config = read_config(path)
     task = config.get("task", {}).get("kind", "retrieval")
@@ -141,9 +141,9 @@ def _examples(
     Raises:
         ConfigError: `--pairs` for a task that has none, or more examples than there are.
     """
-    import tasks
-    from cli.loading import load
-    from fwcore.errors import ConfigError
+    from fwt import tasks
+    from fwt.cli.loading import load
+    from fwt.fwcore.errors import ConfigError
 
     given = dict(subject.spec.task) | ({} if pairs is None else {"pairs": pairs})
     task = load(tasks.parse(given, str(subject.path)), data_dir, others)
@@ -162,9 +162,9 @@ def _found(
     jacobians: int,
 ) -> dict[str, Any]:
     """The norms of one network."""
-    import backends
-    from cli.resolve import name_of
-    from fwcore.flow import flow
+    from fwt import backends
+    from fwt.cli.resolve import name_of
+    from fwt.fwcore.flow import flow
 
     spec = subject.spec
     loaded = backends.load(backend, spec.train.precision)

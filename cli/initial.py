@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cli.convert import pt_reader
-from fwcore import checkpoint, foreign, model, params, paths
-from fwcore.checkpoint import MODEL_FILE, Checkpoint
-from fwcore.errors import CheckpointError, ConfigError, FileError
-from fwcore.spec import InitSpec, RunSpec
+from fwt.cli.convert import pt_reader
+from fwt.fwcore import checkpoint, foreign, model, params, paths
+from fwt.fwcore.checkpoint import MODEL_FILE, Checkpoint
+from fwt.fwcore.errors import CheckpointError, ConfigError, FileError
+from fwt.fwcore.spec import InitSpec, RunSpec
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli import options
+from fwt.cli import options
 
 if TYPE_CHECKING:
-    from fwcore.trace import Trace
-    from tasks.base import Array, Reader
+    from fwt.fwcore.trace import Trace
+    from fwt.tasks.base import Array, Reader
 
 SHOWN = 3  # steps named of an attention
 
@@ -39,11 +39,11 @@ def inspect(
 
     Example: fwt inspect checkpoints/retrieval-fast-weights-r20 --example "c9k8j3f1??c"
     """
-    import tasks
-    from cli.drawing import check_drawing
-    from cli.opening import on_backend
-    from fwcore.runs import find_checkpoint
-    from fwcore.trace import facts_of
+    from fwt import tasks
+    from fwt.cli.drawing import check_drawing
+    from fwt.cli.opening import on_backend
+    from fwt.fwcore.runs import find_checkpoint
+    from fwt.fwcore.trace import facts_of
 
     check_drawing([figure, spectrum])
     found = find_checkpoint(checkpoint)
@@ -63,7 +63,7 @@ def inspect(
     if figure is not None:
         _draw(traced, reader, inputs, labels, f"{_short(example)} -> {result['answer']}", figure)
     if spectrum is not None:
-        from figures import attention, canvas
+        from fwt.plots import attention, canvas
 
         values = [step["eigenvalues"] for step in result["steps"]]
         canvas.save(attention.spectra(traced, values), spectrum)
@@ -75,7 +75,7 @@ def inspect(
 
 def _answer(traced: Trace, reader: Reader) -> dict[str, Any]:
     """The answer and the probability of each class."""
-    from fwcore.compare import softmax
+    from fwt.fwcore.compare import softmax
 
     chances = softmax(traced.scores)[0]
     named = {reader.classes[n]: float(chance) for n, chance in enumerate(chances)}
@@ -96,8 +96,8 @@ def _draw(
     path: Path,
 ) -> None:
     """The attention as a picture. Raises ConfigError for a network without fast memory."""
-    from figures import attention, canvas
-    from fwcore.errors import ConfigError
+    from fwt.fwcore.errors import ConfigError
+    from fwt.plots import attention, canvas
 
     if not any(step.reads for step in traced.steps):
         raise ConfigError("--figure: this network reads no fast memory, so there is no attention")

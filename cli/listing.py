@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 
-from cli import options
+from fwt.cli import options
 
 
 def names() -> dict[str, list[str]]:
     """Every kind of name -> the names, from the registries."""
-    import backends
-    import tasks
-    from fwcore.cells import presets
-    from fwcore.memory import FORMS
-    from tasks.glimpses import POLICIES
-    from tasks.recipe import known
-    from tasks.sources import NAMES
+    from fwt import backends, tasks
+    from fwt.fwcore.cells import presets
+    from fwt.fwcore.memory import FORMS
+    from fwt.tasks.glimpses import POLICIES
+    from fwt.tasks.recipe import known
+    from fwt.tasks.sources import NAMES
 
     return {
         "tasks": list(tasks.TASKS),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from itertools import product
 from typing import Any
 
-from fwcore.errors import ConfigError
+from fwt.fwcore.errors import ConfigError
 
 AXES = ("train.seed", "train.lr", "model.core.decay", "model.core.rate")  # where a list may stand
 MOST = 1000  # runs at once: each keeps a file open, and a range may be typed wrong

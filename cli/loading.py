@@ -6,9 +6,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import tasks
-from fwcore import paths
-from tasks.base import Task, TaskSpec
+from fwt import tasks
+from fwt.fwcore import paths
+from fwt.tasks.base import Task, TaskSpec
 
 DATA_DIR = "FWT_DATA_DIR"  # environment variable: the folder of whatever dataset is read
 

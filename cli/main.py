@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cli import (
+from fwt.cli import (
     associator,
     bench,
     convert,
@@ -29,7 +29,7 @@ from cli import (
     train,
     verify,
 )
-from cli.command import Command
+from fwt.cli.command import Command
 
 NARROW = 50  # columns of a terminal in which a table of options has no room for its texts
 

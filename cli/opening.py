@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import backends
-import tasks
-from backends.contract import Compiled
-from cli.loading import load
-from fwcore import limits
-from fwcore import memory as memories
-from fwcore.checkpoint import Checkpoint
-from fwcore.errors import ConfigError
-from fwcore.estimate import check_memory
-from fwcore.runs import find_checkpoint
-from fwcore.spec import ModelSpec
-from tasks.base import Task
+from fwt import backends, tasks
+from fwt.backends.contract import Compiled
+from fwt.cli.loading import load
+from fwt.fwcore import limits
+from fwt.fwcore import memory as memories
+from fwt.fwcore.checkpoint import Checkpoint
+from fwt.fwcore.errors import ConfigError
+from fwt.fwcore.estimate import check_memory
+from fwt.fwcore.runs import find_checkpoint
+from fwt.fwcore.spec import ModelSpec
+from fwt.tasks.base import Task
 
 
 def opened(

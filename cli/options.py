@@ -8,14 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
-from cli import completion as complete
-from cli import failure
-from fwcore import paths
-from fwcore.errors import ConfigError
+from fwt.cli import completion as complete
+from fwt.cli import failure
+from fwt.fwcore import paths
+from fwt.fwcore.errors import ConfigError
 
 
 def path(given: Any) -> Path:
-    """The parser of every option and argument that is a path; see `fwcore.paths.expand`.
+    """The parser of every option and argument that is a path; see `fwt.fwcore.paths.expand`.
 
     Raises:
         typer.BadParameter: it is empty; typer adds the option's name.
@@ -140,7 +140,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would run an
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where the runs go; see `sweeps.engine.Engine`. `workers` may be None: as many as fit."""
+    """Where the runs go; see `fwt.sweep.engine.Engine`. `workers` may be None: as many as fit."""
 
     scheduler: str | None
     workers: int | None

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli import options
-from fwcore.paths import show
+from fwt.cli import options
+from fwt.fwcore.paths import show
 
 if TYPE_CHECKING:
-    from figures.curves import Run
+    from fwt.plots.curves import Run
 
 
 def plot(
@@ -40,13 +40,13 @@ def plot(
     It is the mean of the seeds that reach an update, its band their range.
     Example: fwt plot runs/retrieval --y error --log -o curves.png
     """
-    from cli.drawing import check_drawing
+    from fwt.cli.drawing import check_drawing
 
     check_drawing([out])
-    from cli.finding import find
-    from figures import canvas, curves
-    from figures.means import seeds_of
-    from fwcore.errors import ConfigError
+    from fwt.cli.finding import find
+    from fwt.fwcore.errors import ConfigError
+    from fwt.plots import canvas, curves
+    from fwt.plots.means import seeds_of
 
     split = split or ("train" if y == "grad-norm" else "val")
     _check("--x", x, curves.X)
@@ -76,7 +76,7 @@ def plot(
 
 def _check(flag: str, value: str, known: Any) -> None:
     """Refuse an unknown name. Raises ConfigError with the nearest one."""
-    from fwcore.errors import ConfigError, nearest
+    from fwt.fwcore.errors import ConfigError, nearest
 
     if value not in known:
         raise ConfigError(f"{flag}: unknown name {value!r} ({nearest(value, known)})")
@@ -88,9 +88,9 @@ def run_at(path: Path) -> Run:
     Raises:
         FileError: a file of it is damaged.
     """
-    from cli.resolve import name_of
-    from figures.curves import Run, metrics
-    from fwcore.runs import RunFolder
+    from fwt.cli.resolve import name_of
+    from fwt.fwcore.runs import RunFolder
+    from fwt.plots.curves import Run, metrics
 
     folder = RunFolder.open(path)
     spec = folder.read_spec()

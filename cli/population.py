@@ -10,20 +10,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from backends.contract import compile_population
-from cli import initial, running
-from cli.resolve import layer
-from cli.running import Job, Place, Ready, Session
-from cli.screen import Screen
-from cli.signals import StopFlag
-from fwcore import launcher
-from fwcore.descriptors import room_for
-from fwcore.errors import ConfigError, DivergedError, FwtError
-from fwcore.paths import quote, show
-from fwcore.runs import RunFolder, default_path, taken
-from fwcore.spec import RunSpec
-from fwcore.train import Hooks, Outcome, train_together
-from tasks.recipe import merge
+from fwt.backends.contract import compile_population
+from fwt.cli import initial, running
+from fwt.cli.resolve import layer
+from fwt.cli.running import Job, Place, Ready, Session
+from fwt.cli.screen import Screen
+from fwt.cli.signals import StopFlag
+from fwt.fwcore import launcher
+from fwt.fwcore.descriptors import room_for
+from fwt.fwcore.errors import ConfigError, DivergedError, FwtError
+from fwt.fwcore.paths import quote, show
+from fwt.fwcore.runs import RunFolder, default_path, taken
+from fwt.fwcore.spec import RunSpec
+from fwt.fwcore.train import Hooks, Outcome, train_together
+from fwt.tasks.recipe import merge
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def train_in(
     hooks: Hooks,
     stop_after: int | None = None,
 ) -> list[Outcome]:
-    """Train runs in their folders, which must be entered; see `fwcore.train.train_together`."""
+    """Train runs in their folders, which must be entered; see `fwt.fwcore.train.train_together`."""
     with ExitStack() as stack:
         logs = [stack.enter_context(Session(folder, dict(given.facts))) for folder in folders]
         outcomes = train_together(given.model, specs, given.data, folders, hooks, stop_after)
@@ -143,7 +143,7 @@ def run(
     Args:
         members: their specs differ in the lists' values alone.
         out: the folder for their folders; None names one under `root`.
-        stop_after: see `fwcore.train.train`.
+        stop_after: see `fwt.fwcore.train.train`.
         quiet: show no progress.
     """
     with ExitStack() as stack:

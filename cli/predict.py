@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli import options
+from fwt.cli import options
 
 if TYPE_CHECKING:
-    from backends.contract import Compiled
-    from tasks.base import Array, Reader
+    from fwt.backends.contract import Compiled
+    from fwt.tasks.base import Array, Reader
 
 BATCH = 1000  # examples computed at once
 
@@ -40,9 +40,9 @@ def predict(
 
     Example: fwt predict checkpoints/retrieval-fast-weights-r20 "c9k8j3f1??c"
     """
-    import tasks
-    from cli.opening import on_backend
-    from fwcore.runs import find_checkpoint
+    from fwt import tasks
+    from fwt.cli.opening import on_backend
+    from fwt.fwcore.runs import find_checkpoint
 
     found = find_checkpoint(checkpoint)
     reader = tasks.reader(tasks.parse(found.spec.task, str(checkpoint)))
@@ -68,8 +68,8 @@ def _given(examples: list[str] | None, file: Path | None) -> list[str] | None:
         ConfigError: arguments and a file are given, or there is no example.
         FileError: the file cannot be read.
     """
-    from fwcore import files
-    from fwcore.errors import ConfigError, FileError
+    from fwt.fwcore import files
+    from fwt.fwcore.errors import ConfigError, FileError
 
     if examples and file is not None:
         raise ConfigError("predict: expected examples as arguments or --file, got both")
@@ -96,7 +96,7 @@ def _answers(model: Compiled, reader: Reader, given: list[str], top: int) -> lis
     """
     import numpy as np
 
-    from fwcore.compare import softmax
+    from fwt.fwcore.compare import softmax
 
     inputs = [reader.parse(text) for text in given]
     found: dict[int, dict[str, Any]] = {}
@@ -133,8 +133,8 @@ def _line(answer: dict[str, Any]) -> str:
 
 def _converse(model: Compiled, reader: Reader, top: int) -> None:
     """Answer line by line until the input ends; a bad line is named, and the next one is read."""
-    from cli.failure import one_line
-    from fwcore.errors import FwtError
+    from fwt.cli.failure import one_line
+    from fwt.fwcore.errors import FwtError
 
     while True:
         print("> ", end="", file=sys.stderr, flush=True)

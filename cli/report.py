@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli import completion as complete
-from cli import options
-from fwcore.paths import show
+from fwt.cli import completion as complete
+from fwt.cli import options
+from fwt.fwcore.paths import show
 
 if TYPE_CHECKING:
-    from figures.curves import Run
-    from fwcore.checkpoint import Checkpoint
-    from fwcore.spec import RunSpec
-    from reports.examples import Judged
-    from reports.pictures import Album
-    from tasks.base import Split, Task, TaskSpec
+    from fwt.fwcore.checkpoint import Checkpoint
+    from fwt.fwcore.spec import RunSpec
+    from fwt.plots.curves import Run
+    from fwt.report.examples import Judged
+    from fwt.report.pictures import Album
+    from fwt.tasks.base import Split, Task, TaskSpec
 
 
 def report(
@@ -60,16 +60,16 @@ def report(
 
     Example: fwt report runs/demo -o report.html
     """
-    import tasks
-    from cli.drawing import check_installed
+    from fwt import tasks
+    from fwt.cli.drawing import check_installed
 
     check_installed("report", "matplotlib", "jinja2")
-    from cli.finding import find
-    from cli.plot import run_at
-    from figures.curves import apart
-    from reports import page
-    from reports.pictures import Album
-    from tasks.base import check_split
+    from fwt.cli.finding import find
+    from fwt.cli.plot import run_at
+    from fwt.plots.curves import apart
+    from fwt.report import page
+    from fwt.report.pictures import Album
+    from fwt.tasks.base import check_split
 
     page.check_path(out)
     check_split(split)
@@ -112,7 +112,7 @@ class _Looks:
         hardest: how many of them are shown.
         backend, device: that judge.
         names: the backends that are compared.
-        data_dir: see `cli.loading.folder_for`.
+        data_dir: see `fwt.cli.loading.folder_for`.
         known: the tasks of all runs.
     """
 
@@ -126,7 +126,7 @@ class _Looks:
         device: str,
         known: list[TaskSpec],
     ) -> None:
-        from cli.loading import load
+        from fwt.cli.loading import load
 
         self._split, self._hardest, self._names = split, hardest, names
         self._backend, self._device = backend, device
@@ -134,12 +134,12 @@ class _Looks:
 
     def at(self, run: Run) -> tuple[dict[str, Any], Task, Judged | None]:
         """A run: its facts, its task, and its network on the split; None without a checkpoint."""
-        import tasks
-        from cli.opening import on_backend
-        from fwcore.checkpoint import MODEL_FILE
-        from fwcore.runs import RunFolder, find_checkpoint
-        from reports.examples import judged
-        from reports.runs import facts
+        from fwt import tasks
+        from fwt.cli.opening import on_backend
+        from fwt.fwcore.checkpoint import MODEL_FILE
+        from fwt.fwcore.runs import RunFolder, find_checkpoint
+        from fwt.report.examples import judged
+        from fwt.report.runs import facts
 
         options = tasks.parse(run.spec.task, str(run.path))
         task = self._load(options)
@@ -159,9 +159,9 @@ class _Looks:
         return told, task, seen
 
     def _parity(self, found: Checkpoint, split: Split) -> list[dict[str, Any]]:
-        """See `cli.verify.compared`; [] where one backend alone is installed."""
-        import backends
-        from cli.verify import compared
+        """See `fwt.cli.verify.compared`; [] where one backend alone is installed."""
+        from fwt import backends
+        from fwt.cli.verify import compared
 
         if self._names == "all" and sum(map(backends.installed, backends.BACKENDS)) < 2:
             return []
@@ -170,7 +170,7 @@ class _Looks:
 
 def _recipe(run: Run, task: Task) -> RunSpec:
     """What the recipe of a run's task, model and size would have it be."""
-    from cli.resolve import resolve
+    from fwt.cli.resolve import resolve
 
     asked = {"task": task.spec.json_data(), "model": {"core": {"size": run.spec.model.core.size}}}
     return resolve(task.spec.kind, run.name, {}, asked, None, None, lambda *_: task).spec
@@ -178,7 +178,7 @@ def _recipe(run: Run, task: Task) -> RunSpec:
 
 def _drawn(album: Album, task: Task, found: Judged | None) -> dict[str, Any]:
     """The pictures of a run."""
-    import tasks
+    from fwt import tasks
 
     if found is None:
         return {"confusion": None, "examples": []}
@@ -191,11 +191,11 @@ def _drawn(album: Album, task: Task, found: Judged | None) -> dict[str, Any]:
 
 def _swept(path: Path, album: Album) -> tuple[dict[str, Any], list[Any]]:
     """A sweep: its facts, and for each group the curves of its best settings."""
-    from cli.finding import is_run
-    from cli.plot import run_at
-    from figures.curves import without
-    from reports.pictures import MOST
-    from sweeps import summary
+    from fwt.cli.finding import is_run
+    from fwt.cli.plot import run_at
+    from fwt.plots.curves import without
+    from fwt.report.pictures import MOST
+    from fwt.sweep import summary
 
     found = summary.read(path)
     root, drawn, shown = summary.root(path), [], []

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from cli import completion as complete
-from cli import options
-from cli.train import flag
+from fwt.cli import completion as complete
+from fwt.cli import options
+from fwt.cli.train import flag
 
 
 def reproduce(
@@ -53,7 +53,7 @@ def reproduce(
         Path | None,
         flag(
             "--out",
-            "Where benchmarks/results, RESULTS.md and docs/figures are; default: the checkout, "
+            "Where results, RESULTS.md and docs/figures are; default: the checkout, "
             "outside of one the folder reproduced.",
             "Where",
             "-o",
@@ -79,7 +79,7 @@ def reproduce(
     To run on this machine what is stored already, name another place with --out.
     Example: fwt reproduce retrieval --quick
     """
-    from cli import reproducing
+    from fwt.cli import reproducing
 
     found = reproducing.Reproduction(
         reproducing.Wanted(task, quick, group, model, size, seeds, backend),

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cli.reproducing import Reproduction, Run
-from fwcore.paths import show
-from reproduce import page
-from reproduce.cells import PUBLISHED, Cell
-from reproduce.tally import Tally
+from fwt.cli.reproducing import Reproduction, Run
+from fwt.fwcore.paths import show
+from fwt.reproduce import page
+from fwt.reproduce.cells import PUBLISHED, Cell
+from fwt.reproduce.tally import Tally
 
 QUICK_NOTES = {
     "retrieval": "few epochs, one seed",

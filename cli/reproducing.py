@@ -12,35 +12,34 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import backends
-import tasks
-from cli.lists import whole_numbers
-from cli.loading import load
-from cli.options import Cluster
-from cli.resolve import layer, resolve
-from cli.signals import StopFlag
-from fwcore import launcher, limits, locks
-from fwcore.durable import make_folder, write_text
-from fwcore.errors import (
+from fwt import backends, tasks
+from fwt.cli.lists import whole_numbers
+from fwt.cli.loading import load
+from fwt.cli.options import Cluster
+from fwt.cli.resolve import layer, resolve
+from fwt.cli.signals import StopFlag
+from fwt.fwcore import launcher, limits, locks
+from fwt.fwcore.durable import make_folder, write_text
+from fwt.fwcore.errors import (
     BackendError,
     CheckFailed,
     ConfigError,
     DivergedError,
 )
-from fwcore.runs import default_path
-from fwcore.spec import RunSpec
-from fwcore.train import Hooks
-from reproduce import cells, page, search, summary, tally
-from reproduce.cells import Cell, Cells, Point
-from reproduce.curves import figures
-from reproduce.page import Chapter
-from reproduce.summary import Record
-from sweeps.jobs import BEGIN, WAIT, Ended, Job, Outcome, Work, carry_out, finished
-from tasks.recipe import merge
-from tasks.sources import SUBSET
+from fwt.fwcore.runs import default_path
+from fwt.fwcore.spec import RunSpec
+from fwt.fwcore.train import Hooks
+from fwt.reproduce import cells, page, search, summary, tally
+from fwt.reproduce.cells import Cell, Cells, Point
+from fwt.reproduce.curves import figures
+from fwt.reproduce.page import Chapter
+from fwt.reproduce.summary import Record
+from fwt.sweep.jobs import BEGIN, WAIT, Ended, Job, Outcome, Work, carry_out, finished
+from fwt.tasks.recipe import merge
+from fwt.tasks.sources import SUBSET
 
 ROOT = Path(__file__).resolve().parents[1]  # of a checkout, if it is one
-RESULTS, PAGE, README, PICTURES = "benchmarks/results", "RESULTS.md", "README.md", "docs/figures"
+RESULTS, PAGE, README, PICTURES = "results", "RESULTS.md", "README.md", "docs/figures"
 ELSEWHERE = Path("reproduced")
 THREADS = 1  # of the arithmetic of each process, where there are several
 
@@ -155,7 +154,7 @@ def write_figures(root: Path) -> list[Path]:
         print("figures   not drawn: Matplotlib is missing; pip install 'fwt[plots]'",
               file=sys.stderr)  # fmt: skip
         return []
-    from reproduce.drawing import draw
+    from fwt.reproduce.drawing import draw
 
     found = [figures(each.task, each.cells, each.records) for each in chapters(root)]
     return draw([figure for each in found for figure in each], root / PICTURES)
@@ -252,7 +251,7 @@ def reproduce(
         DivergedError: runs diverged; they are stored and on the page.
         Interrupted: a signal came; what ran was saved, and what had ended is stored.
     """
-    from cli import reproduced
+    from fwt.cli import reproduced
 
     runs = found.runs()
     lines = reproduced.plan_lines(found, runs)
@@ -334,8 +333,8 @@ def _outcomes(
     found: Reproduction, jobs: Sequence[Job], labels: Mapping[Path, str], quiet: bool
 ) -> Iterator[Outcome]:
     """How the jobs end, in the order in which they do."""
-    from cli.working import together, work
-    from sweeps.table import Progress
+    from fwt.cli.working import together, work
+    from fwt.sweep.table import Progress
 
     batches = [[job] for job in jobs]
     if found.on_gpu:
@@ -353,7 +352,7 @@ def _outcomes(
                 "reproduce: package distributed is not installed; pip install 'fwt[sweep]', or "
                 "use --workers 1"
             )
-        from sweeps.engine import Engine
+        from fwt.sweep.engine import Engine
 
         engine = stack.enter_context(
             Engine(
@@ -371,7 +370,7 @@ def _outcomes(
 
 
 def in_turn(batches: Sequence[Sequence[Job]], work: Work, watch: Any) -> Iterator[Outcome]:
-    """Batches one after another in this process, without Dask; see `sweeps.engine.Engine`."""
+    """Batches one after another in this process, without Dask; see `fwt.sweep.engine.Engine`."""
     for batch in batches:
         ended = {job.folder: finished(job) for job in batch}
         left = [job for job in batch if ended[job.folder] is None]

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tasks
-from cli import initial, loading
-from fwcore import files
-from fwcore.cells import cells, presets
-from fwcore.errors import ConfigError, FileError, nearest
-from fwcore.spec import RunSpec
-from tasks.base import Control, Task, TaskSpec
-from tasks.recipe import default_model, merge, recipe
+from fwt import tasks
+from fwt.cli import initial, loading
+from fwt.fwcore import files
+from fwt.fwcore.cells import cells, presets
+from fwt.fwcore.errors import ConfigError, FileError, nearest
+from fwt.fwcore.spec import RunSpec
+from fwt.tasks.base import Control, Task, TaskSpec
+from fwt.tasks.recipe import default_model, merge, recipe
 
 CONTROLS = ("auto", "multi-level", "flat")
 TABLES = ("task", "model", "train", "report", "init")

@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import tasks
-from cli.loading import load
-from cli.resolve import check_model, control_fields, name_of
-from cli.running import Job, Revision
-from fwcore.cells import presets
-from fwcore.errors import ConfigError
-from fwcore.frozen import differences
-from fwcore.runs import RunFolder
-from fwcore.spec import RunSpec, Stage
-from tasks.base import Task
-from tasks.recipe import merge
+from fwt import tasks
+from fwt.cli.loading import load
+from fwt.cli.resolve import check_model, control_fields, name_of
+from fwt.cli.running import Job, Revision
+from fwt.fwcore.cells import presets
+from fwt.fwcore.errors import ConfigError
+from fwt.fwcore.frozen import differences
+from fwt.fwcore.runs import RunFolder
+from fwt.fwcore.spec import RunSpec, Stage
+from fwt.tasks.base import Task
+from fwt.tasks.recipe import merge
 
 LENGTH = ("epochs", "steps")
 

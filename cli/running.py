@@ -9,23 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import backends
-from backends.contract import Backend, Compiled, Population
-from cli import environment, initial
-from cli.opening import check_form
-from cli.resolve import Resolved
-from cli.screen import Screen
-from cli.signals import StopFlag
-from fwcore import estimate, launcher
-from fwcore.batches import BatchOrder
-from fwcore.errors import BackendError, FileError, FwtError
-from fwcore.frozen import changes
-from fwcore.paths import quote, show
-from fwcore.ranks import SINGLE, Ranks, check_together
-from fwcore.runs import DONE, RUNNING, RunFolder, default_path
-from fwcore.spec import RunSpec
-from fwcore.train import Data, Hooks, train
-from tasks.base import SPLITS, Task
+from fwt import backends
+from fwt.backends.contract import Backend, Compiled, Population
+from fwt.cli import environment, initial
+from fwt.cli.opening import check_form
+from fwt.cli.resolve import Resolved
+from fwt.cli.screen import Screen
+from fwt.cli.signals import StopFlag
+from fwt.fwcore import estimate, launcher
+from fwt.fwcore.batches import BatchOrder
+from fwt.fwcore.errors import BackendError, FileError, FwtError
+from fwt.fwcore.frozen import changes
+from fwt.fwcore.paths import quote, show
+from fwt.fwcore.ranks import SINGLE, Ranks, check_together
+from fwt.fwcore.runs import DONE, RUNNING, RunFolder, default_path
+from fwt.fwcore.spec import RunSpec
+from fwt.fwcore.train import Data, Hooks, train
+from fwt.tasks.base import SPLITS, Task
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Place:
     """Where a model runs; not part of the spec, so that a run can move.
 
     Attributes:
-        backend: a name of `backends.BACKENDS`, or `auto`.
-        device: see `backends.contract.Backend.compile`.
-        memory: a form of `fwcore.memory.FORMS`.
+        backend: a name of `fwt.backends.BACKENDS`, or `auto`.
+        device: see `fwt.backends.contract.Backend.compile`.
+        memory: a form of `fwt.fwcore.memory.FORMS`.
     """
 
     backend: str
@@ -196,7 +196,7 @@ def ready(job: Job, place: Place) -> Ready:
 def train_in(
     folder: RunFolder, spec: RunSpec, given: Ready, hooks: Hooks, stop_after: int | None = None
 ) -> dict[str, Any] | None:
-    """Train a run in its folder, which must be entered; see `fwcore.train.train`."""
+    """Train a run in its folder, which must be entered; see `fwt.fwcore.train.train`."""
     with Session(folder, given.facts) as log:
         result = train(given.model, spec, given.data, folder, hooks, stop_after, given.ranks)
         log.reason = DONE if result else f"stopped after {stop_after} updates"
@@ -220,7 +220,7 @@ def run(
 
     Args:
         out: the folder of a new run; None names one under `root`.
-        stop_after: see `fwcore.train.train`.
+        stop_after: see `fwt.fwcore.train.train`.
         quiet: show no progress.
     """
     done = None if job.folder is None or job.new_length else job.folder.read_json("DONE")

@@ -6,7 +6,7 @@ import signal
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from fwcore.errors import RankLostError
+from fwt.fwcore.errors import RankLostError
 
 
 def _signals() -> list[int]:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, TextIO, cast
 
-from fwcore.errors import FileError
+from fwt.fwcore.errors import FileError
 
 ESCAPE = "backslashreplace"  # what becomes of a character that the encoding lacks
 

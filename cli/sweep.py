@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from cli import options
-from cli.train import flag
+from fwt.cli import options
+from fwt.cli.train import flag
 
 
 def sweep(
@@ -38,9 +38,9 @@ def sweep(
     """Train every setting of a grid or a search, and choose by validation error.
 
     A sweep that was stopped goes on with the same command; runs that are done are not run again.
-    Example: fwt sweep sweeps/examples/retrieval-lstm.toml
+    Example: fwt sweep fwt/sweep/examples/retrieval-lstm.toml
     """
-    from cli import sweeping
+    from fwt.cli import sweeping
 
     sweeping.check_installed()
     place = options.Cluster(scheduler, workers, threads, retries, reconnect)

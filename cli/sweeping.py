@@ -11,24 +11,23 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import backends
-import tasks
-from cli import loading
-from cli.lists import whole_numbers
-from cli.options import Cluster
-from cli.resolve import layer, resolve
-from cli.signals import StopFlag
-from cli.train import SPEC_FLAGS
-from fwcore import checkpoint, launcher, limits, locks
-from fwcore.errors import BackendError, CheckFailed, ConfigError, DivergedError
-from fwcore.frozen import differences
-from fwcore.paths import quote, show
-from fwcore.runs import default_path
-from fwcore.spec import RunSpec
-from sweeps import plan as plans
-from sweeps import result
-from sweeps.jobs import Job, Outcome, finished
-from sweeps.plan import MODEL, SEED, Group, Language, Plan, Point, Setting
+from fwt import backends, tasks
+from fwt.cli import loading
+from fwt.cli.lists import whole_numbers
+from fwt.cli.options import Cluster
+from fwt.cli.resolve import layer, resolve
+from fwt.cli.signals import StopFlag
+from fwt.cli.train import SPEC_FLAGS
+from fwt.fwcore import checkpoint, launcher, limits, locks
+from fwt.fwcore.errors import BackendError, CheckFailed, ConfigError, DivergedError
+from fwt.fwcore.frozen import differences
+from fwt.fwcore.paths import quote, show
+from fwt.fwcore.runs import default_path
+from fwt.fwcore.spec import RunSpec
+from fwt.sweep import plan as plans
+from fwt.sweep import result
+from fwt.sweep.jobs import Job, Outcome, finished
+from fwt.sweep.plan import MODEL, SEED, Group, Language, Plan, Point, Setting
 
 NAMES = {name: path for name, path in SPEC_FLAGS.items() if name != "seeds"}
 PACKAGES = ("distributed", "optuna")
@@ -41,7 +40,7 @@ class Request:
 
     Attributes:
         file: the sweep file.
-        device, memory, data_dir: see `cli.running.Place` and `cli.resolve.resolve`.
+        device, memory, data_dir: see `fwt.cli.running.Place` and `fwt.cli.resolve.resolve`.
         runs_dir: the folder of all runs; the sweep's own is in `sweeps/<name>` below it.
         storage: URL of a search's database; None takes the file's, or SQLite in that folder.
     """
@@ -163,7 +162,7 @@ class Sweep:
         words += ["--control", self.file.control] if self.file.control else []
         lengths = {"train.steps", "train.epochs"}
         below = self.plan.base
-        if lengths & setting.point.keys():  # as `tasks.recipe.merge` has it
+        if lengths & setting.point.keys():  # as `fwt.tasks.recipe.merge` has it
             below = {path: value for path, value in below.items() if path not in lengths}
         flags = {path: name for name, path in NAMES.items()}
         for path, value in (below | setting.point).items():
@@ -289,10 +288,10 @@ def plan_lines(found: Sweep) -> list[str]:
 
 def _run(found: Sweep, searches: Mapping[str, Any], quiet: bool) -> dict[str, list[result.Tried]]:
     """Run all of it: group -> its settings and how they ended."""
-    from cli import working
-    from sweeps.drive import Course, conduct
-    from sweeps.engine import Engine
-    from sweeps.table import Progress
+    from fwt.cli import working
+    from fwt.sweep.drive import Course, conduct
+    from fwt.sweep.engine import Engine
+    from fwt.sweep.table import Progress
 
     labels: dict[Path, str] = {}
 
@@ -330,7 +329,7 @@ def _searches(found: Sweep) -> dict[str, Any]:
     spec = found.file.search
     if spec is None:
         return {}
-    from sweeps.study import Search, connect
+    from fwt.sweep.study import Search, connect
 
     default = (found.folder / "study.db").resolve()
     storage = connect(found.request.storage or spec.storage or default)

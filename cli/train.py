@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from cli import completion as complete
-from cli import options
+from fwt.cli import completion as complete
+from fwt.cli import options
 
 # flag -> where its value goes in the run's spec; a test walks every row
 SPEC_FLAGS = {
@@ -44,7 +44,7 @@ SPEC_FLAGS = {
 # options whose variables say what a new run is, and nothing to one that goes on
 NEW_RUNS = (*SPEC_FLAGS, "task", "model", "control", "config", "out")
 
-LIST = "or a list, 1,2"  # see `cli.lists`
+LIST = "or a list, 1,2"  # see `fwt.cli.lists`
 
 
 def flag(name: str, text: str, panel: str, *more: str, **settings: Any) -> Any:
@@ -257,11 +257,11 @@ def train(
     flags; --set. Lists train a run for each combination, all at once as one program.
     Example: fwt train --backend mlx --task retrieval
     """
-    from cli import population, resuming, running
-    from cli.lists import points
-    from cli.resolve import layer, read_config, resolve
-    from fwcore.errors import ConfigError
-    from tasks.recipe import merge
+    from fwt.cli import population, resuming, running
+    from fwt.cli.lists import points
+    from fwt.cli.resolve import layer, read_config, resolve
+    from fwt.fwcore.errors import ConfigError
+    from fwt.tasks.recipe import merge
 
     if resume is not None:  # variables that are settings of new runs do not concern it
         new = {name for name in NEW_RUNS if is_variable(context, name)}
@@ -320,10 +320,10 @@ def settings_of(context: typer.Context, assignments: list[str]) -> dict[str, Any
     Raises:
         ConfigError: an assignment is none, or a list of numbers is none.
     """
-    from cli.lists import PARSERS
-    from cli.resolve import layer, parse_assignment
-    from fwcore.errors import ConfigError
-    from tasks.recipe import merge
+    from fwt.cli.lists import PARSERS
+    from fwt.cli.resolve import layer, parse_assignment
+    from fwt.fwcore.errors import ConfigError
+    from fwt.tasks.recipe import merge
 
     variables: list[tuple[str, Any]] = []
     flags: list[tuple[str, Any]] = []

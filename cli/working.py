@@ -7,20 +7,20 @@ from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 
-import tasks
-from cli import population, running
-from cli.lists import AXES
-from cli.resolve import name_of
-from cli.running import Place, Ready
-from fwcore.descriptors import room, room_for
-from fwcore.errors import ConfigError, DivergedError, InUseError
-from fwcore.frozen import digest_of
-from fwcore.population import OWN
-from fwcore.runs import RunFolder
-from fwcore.spec import RunSpec
-from fwcore.train import Hooks, Outcome
-from sweeps.jobs import Ended, Job, finished
-from tasks.base import Task, TaskSpec
+from fwt import tasks
+from fwt.cli import population, running
+from fwt.cli.lists import AXES
+from fwt.cli.resolve import name_of
+from fwt.cli.running import Place, Ready
+from fwt.fwcore.descriptors import room, room_for
+from fwt.fwcore.errors import ConfigError, DivergedError, InUseError
+from fwt.fwcore.frozen import digest_of
+from fwt.fwcore.population import OWN
+from fwt.fwcore.runs import RunFolder
+from fwt.fwcore.spec import RunSpec
+from fwt.fwcore.train import Hooks, Outcome
+from fwt.sweep.jobs import Ended, Job, finished
+from fwt.tasks.base import Task, TaskSpec
 
 
 def together(jobs: Sequence[Job]) -> list[list[Job]]:
@@ -34,7 +34,7 @@ def together(jobs: Sequence[Job]) -> list[list[Job]]:
 def _shape(spec: RunSpec) -> str:
     """What must agree between runs that are trained together."""
     data = spec.json_data()
-    rounded = spec.train.dtype == "bfloat16"  # see `fwcore.population.own_rates`
+    rounded = spec.train.dtype == "bfloat16"  # see `fwt.fwcore.population.own_rates`
     for path in AXES:
         *tables, key = path.split(".")
         table = data
@@ -127,7 +127,7 @@ def _trained(jobs: Sequence[Job], hooks: Hooks) -> dict[Path, Ended]:
 
 
 def _alone(folder: RunFolder, spec: RunSpec, given: Ready, hooks: Hooks) -> Outcome:
-    """Train one run; an outcome as `fwcore.train.train_together` has it."""
+    """Train one run; an outcome as `fwt.fwcore.train.train_together` has it."""
     try:
         return running.train_in(folder, spec, given, hooks)
     except DivergedError as error:

@@ -14,7 +14,7 @@ from typing import Any
 from docutils import nodes
 from sphinx.application import Sphinx
 
-from figures.settings import defaults, mpl
+from fwt.plots.settings import defaults, mpl
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
@@ -40,7 +40,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 # names of other libraries have no page here, and words before a colon are no types
 nitpicky = True
-nitpick_ignore_regex = [("py:.*", r"(?!(fwcore|backends|tasks)\.).*")]
+nitpick_ignore_regex = [("py:.*", r"(?!fwt\.(fwcore|backends|tasks)\.).*")]
 autodoc_class_signature = "separated"
 autodoc_default_options = {"members": True, "exclude-members": "model_config, __init__, __new__"}
 

@@ -5,5 +5,8 @@ R hidden size (units), S inner steps, K key-value pairs, N examples.
 
 Nothing here imports torch or mlx, so that a machine with only one of them, or neither, can read
 specs and checkpoints, and so that importing a name costs no framework's start-up time. Import
-what you need from its module: `from fwcore.spec import ModelSpec`.
+what you need from its module: `from fwt.fwcore.spec import ModelSpec`.
 """
+
+if __name__ == "fwcore":
+    raise ImportError("fwcore: its import name is fwt.fwcore", name="fwcore")

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from fwcore.dtypes import narrow, widen
-from fwcore.params import Param
+from fwt.fwcore.dtypes import narrow, widen
+from fwt.fwcore.params import Param
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

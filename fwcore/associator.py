@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fwcore.errors import ConfigError
-from fwcore.ops import NumpyArray
-from fwcore.rng import Stream
+from fwt.fwcore.errors import ConfigError
+from fwt.fwcore.ops import NumpyArray
+from fwt.fwcore.rng import Stream
 
 KEYS = ("random", "orthonormal")
 

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fwcore.errors import ConfigError
-from fwcore.rng import Stream
+from fwt.fwcore.errors import ConfigError
+from fwt.fwcore.rng import Stream
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

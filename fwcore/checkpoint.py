@@ -25,15 +25,15 @@ import pydantic
 import safetensors
 import safetensors.numpy
 
-from fwcore import files, layouts, model, params
-from fwcore.durable import create, new_folder, partial_of, rename, sync_folder, write_text
-from fwcore.errors import CheckpointError, ConfigError, FileError
-from fwcore.frozen import Frozen
-from fwcore.params import Param
-from fwcore.paths import quote
-from fwcore.spec import FORMAT_VERSION, Count, NonNegative, RunSpec
-from fwcore.tensors import DIGEST, digest, ordered
-from fwcore.tensors import read_tensors as read_tensors
+from fwt.fwcore import files, layouts, model, params
+from fwt.fwcore.durable import create, new_folder, partial_of, rename, sync_folder, write_text
+from fwt.fwcore.errors import CheckpointError, ConfigError, FileError
+from fwt.fwcore.frozen import Frozen
+from fwt.fwcore.params import Param
+from fwt.fwcore.paths import quote
+from fwt.fwcore.spec import FORMAT_VERSION, Count, NonNegative, RunSpec
+from fwt.fwcore.tensors import DIGEST, digest, ordered
+from fwt.fwcore.tensors import read_tensors as read_tensors
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

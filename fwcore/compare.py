@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fwcore.batches import Split
-from fwcore.rng import Stream
-from fwcore.train import EVALUATION_BATCH
+from fwt.fwcore.batches import Split
+from fwt.fwcore.rng import Stream
+from fwt.fwcore.train import EVALUATION_BATCH
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -32,7 +32,7 @@ class Scorer(Protocol):
     """A network that gives class scores."""
 
     def forward(self, inputs: Array) -> Array:
-        """See `backends.contract.Compiled`."""
+        """See `fwt.backends.contract.Compiled`."""
         ...
 
 
@@ -40,11 +40,11 @@ class Comparable(Scorer, Protocol):
     """What is asked of a compiled model."""
 
     def gradients(self, inputs: Array, targets: Array) -> tuple[float, dict[str, Array]]:
-        """See `backends.contract.Compiled`."""
+        """See `fwt.backends.contract.Compiled`."""
         ...
 
     def load_parameters(self, params: Mapping[str, Array]) -> None:
-        """See `fwcore.train.Trainable`."""
+        """See `fwt.fwcore.train.Trainable`."""
         ...
 
 

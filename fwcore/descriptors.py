@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from fwcore.errors import ConfigError
+from fwt.fwcore.errors import ConfigError
 
 try:
     import resource

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from fwcore.errors import FileError
+from fwt.fwcore.errors import FileError
 
 # what says that a system has no such call; EIO, ENOSPC and the like say that data is lost
 NOT_OFFERED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}

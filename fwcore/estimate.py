@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from fwcore import layers, model, params
-from fwcore.errors import ConfigError
-from fwcore.spec import ModelSpec, TrainSpec
+from fwt.fwcore import layers, model, params
+from fwt.fwcore.errors import ConfigError
+from fwt.fwcore.spec import ModelSpec, TrainSpec
 
 COPIES = 4  # weights, gradients and Adam's two moments
 

@@ -14,14 +14,14 @@ from typing import Protocol
 
 import numpy as np
 
-from fwcore import layers
-from fwcore.cells import cell_of
-from fwcore.cells.base import Weights
-from fwcore.compare import softmax
-from fwcore.errors import ConfigError
-from fwcore.memory import plan
-from fwcore.ops import Array, NumpyArray, Ops
-from fwcore.spec import ModelSpec
+from fwt.fwcore import layers
+from fwt.fwcore.cells import cell_of
+from fwt.fwcore.cells.base import Weights
+from fwt.fwcore.compare import softmax
+from fwt.fwcore.errors import ConfigError
+from fwt.fwcore.memory import plan
+from fwt.fwcore.ops import Array, NumpyArray, Ops
+from fwt.fwcore.spec import ModelSpec
 
 COPIES = 2000  # of an example, at once: bounds the memory of a backward pass
 
@@ -32,11 +32,11 @@ class Differentiable(Protocol):
     spec: ModelSpec
 
     def forward(self, inputs: NumpyArray) -> NumpyArray:
-        """See `backends.contract.Compiled`."""
+        """See `fwt.backends.contract.Compiled`."""
         ...
 
     def pulled(self, inputs: NumpyArray, outputs: NumpyArray, scores: NumpyArray) -> NumpyArray:
-        """See `backends.contract.Compiled`."""
+        """See `fwt.backends.contract.Compiled`."""
         ...
 
 

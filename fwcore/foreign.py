@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from fwcore import checkpoint, files, layouts, model, params
-from fwcore.adapt import adapt, missing_biases
-from fwcore.checkpoint import MODEL_FILE, MOMENTS, OPTIMIZER_FILE, Checkpoint, Progress, State
-from fwcore.errors import CheckpointError, ConfigError, nearest
-from fwcore.params import Param
-from fwcore.runs import find_checkpoint
-from fwcore.spec import RunSpec
+from fwt.fwcore import checkpoint, files, layouts, model, params
+from fwt.fwcore.adapt import adapt, missing_biases
+from fwt.fwcore.checkpoint import MODEL_FILE, MOMENTS, OPTIMIZER_FILE, Checkpoint, Progress, State
+from fwt.fwcore.errors import CheckpointError, ConfigError, nearest
+from fwt.fwcore.params import Param
+from fwt.fwcore.runs import find_checkpoint
+from fwt.fwcore.spec import RunSpec
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -9,8 +9,8 @@ from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 import pydantic
 
-from fwcore.errors import ConfigError
-from fwcore.wording import explain
+from fwt.fwcore.errors import ConfigError
+from fwt.fwcore.wording import explain
 
 T = TypeVar("T")
 Items = Annotated[tuple[T, ...], pydantic.Strict(False)]  # a list of JSON, kept as a tuple

@@ -1,8 +1,8 @@
 """Which models a fused core covers, and what it is told of their time steps; for all backends.
 
 A fused core is an override of the fast-weights cell: the whole time loop, forward and backward, in
-one operator. The equations stay those of `fwcore.cells.fast_weights`; tests hold every output and
-gradient against them.
+one operator. The equations stay those of `fwt.fwcore.cells.fast_weights`; tests hold every output
+and gradient against them.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fwcore.cells import fast_weights
-from fwcore.cells.base import CellSpec
-from fwcore.errors import ConfigError
-from fwcore.ops import NumpyArray
+from fwt.fwcore.cells import fast_weights
+from fwt.fwcore.cells.base import CellSpec
+from fwt.fwcore.errors import ConfigError
+from fwt.fwcore.ops import NumpyArray
 
 
 def uncovered(core: CellSpec) -> str | None:
@@ -32,7 +32,7 @@ def choose(form: str, missing: str | None, backend: str) -> str:
     """The form of the fast memory to run: `auto` takes the fused core where there is one.
 
     Args:
-        form: what was asked for, one of `fwcore.memory.FORMS`.
+        form: what was asked for, one of `fwt.fwcore.memory.FORMS`.
         missing: why there is no fused core for this model and device; None if there is one.
         backend: its name.
 

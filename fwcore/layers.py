@@ -8,12 +8,12 @@ from typing import Annotated, Literal
 import numpy as np
 import pydantic
 
-from fwcore import params
-from fwcore.cells.base import MOST, PositiveInt, Weights
-from fwcore.frozen import Frozen
-from fwcore.lookup import LookedUp
-from fwcore.ops import Array, Ops
-from fwcore.params import Param
+from fwt.fwcore import params
+from fwt.fwcore.cells.base import MOST, PositiveInt, Weights
+from fwt.fwcore.frozen import Frozen
+from fwt.fwcore.lookup import LookedUp
+from fwt.fwcore.ops import Array, Ops
+from fwt.fwcore.params import Param
 
 
 class EmbeddingSpec(Frozen):

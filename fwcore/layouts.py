@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fwcore.params import Param
+from fwt.fwcore.params import Param
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import filelock
 
-from fwcore.durable import make_folder
-from fwcore.errors import FileError, InUseError
+from fwt.fwcore.durable import make_folder
+from fwt.fwcore.errors import FileError, InUseError
 
 FILE = ".lock"
 

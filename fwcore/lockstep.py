@@ -7,16 +7,16 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fwcore.batches import Dropout, Split
-from fwcore.ranks import SINGLE, Ranks
-from fwcore.runs import Weighted
-from fwcore.spec import TrainSpec
+from fwt.fwcore.batches import Dropout, Split
+from fwt.fwcore.ranks import SINGLE, Ranks
+from fwt.fwcore.runs import Weighted
+from fwt.fwcore.spec import TrainSpec
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class Trainable(Protocol):
-    """What the loop asks of a model; `backends.contract.Compiled` adds the rest."""
+    """What the loop asks of a model; `fwt.backends.contract.Compiled` adds the rest."""
 
     def parameters(self) -> dict[str, Array]:
         """All weights by canonical name, canonical axes, in float32 or float64."""
@@ -69,7 +69,7 @@ class Trainable(Protocol):
 
 
 class Lockstep(Protocol):
-    """What the loop asks of P models of one shape; `backends.contract.Population` adds the rest."""
+    """What the loop asks of P models of one shape; `fwt.backends.contract` adds the rest."""
 
     @property
     def members(self) -> Sequence[Weighted]:

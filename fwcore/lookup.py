@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fwcore.ops import Array, Ops
+from fwt.fwcore.ops import Array, Ops
 
 
 class LookedUp:

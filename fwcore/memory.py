@@ -14,8 +14,8 @@ from typing import Protocol
 
 import numpy as np
 
-from fwcore.errors import ConfigError, nearest
-from fwcore.ops import Array, Ops
+from fwt.fwcore.errors import ConfigError, nearest
+from fwt.fwcore.ops import Array, Ops
 
 PLAIN_FORMS = ("matrix", "attention", "chunked")  # run from the equations on every backend
 FORMS = ("auto", "fused", *PLAIN_FORMS)  # `fused`: a backend's override of the whole core

@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from fwcore import layers
-from fwcore.cells import cell_of
-from fwcore.cells.base import Weights
-from fwcore.lookup import dense
-from fwcore.memory import Plan, plan
-from fwcore.ops import Array, Ops
-from fwcore.params import Param
-from fwcore.spec import ModelSpec
+from fwt.fwcore import layers
+from fwt.fwcore.cells import cell_of
+from fwt.fwcore.cells.base import Weights
+from fwt.fwcore.lookup import dense
+from fwt.fwcore.memory import Plan, plan
+from fwt.fwcore.ops import Array, Ops
+from fwt.fwcore.params import Param
+from fwt.fwcore.spec import ModelSpec
 
 
 def parameters(spec: ModelSpec) -> list[Param]:
@@ -75,7 +75,7 @@ def unroll(
     """The time loop, written once for all cells.
 
     Args:
-        x: the core's input, (B, T, I); symbols may come as `fwcore.lookup.LookedUp`.
+        x: the core's input, (B, T, I); symbols may come as `fwt.fwcore.lookup.LookedUp`.
         memory: the form of the fast memory.
         given: arrays of the start state by name; zeros where None or left out.
         first: number of the first time step, where x continues an earlier call.
@@ -115,7 +115,7 @@ class Stream:
         return self._state.output
 
     def named(self) -> dict[str, Array]:
-        """The state by name, as `fwcore.cells.base.State.named` gives it."""
+        """The state by name, as `fwt.fwcore.cells.base.State.named` gives it."""
         found: dict[str, Array] = self._state.named()
         return found
 
@@ -133,7 +133,7 @@ def logits(
 
     Args:
         masks: dropout masks of the batch.
-        form: of the fast memory, one of `fwcore.memory.FORMS`.
+        form: of the fast memory, one of `fwt.fwcore.memory.FORMS`.
         run: the time loop.
     """
     x = layers.encode(ops, spec.encoder, p, inputs)

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from fwcore.dtypes import type_name
-from fwcore.rng import Stream
+from fwt.fwcore.dtypes import type_name
+from fwt.fwcore.rng import Stream
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Initialiser = Callable[[Stream, tuple[int, ...]], Array]

@@ -11,7 +11,7 @@ import shlex
 import stat
 from pathlib import Path
 
-from fwcore.errors import ConfigError, FileError
+from fwt.fwcore.errors import ConfigError, FileError
 
 
 def expand(given: str | os.PathLike[str]) -> Path:

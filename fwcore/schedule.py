@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from fwcore.spec import TrainSpec
+from fwt.fwcore.spec import TrainSpec
 
 
 def learning_rate(train: TrainSpec, step: int, total: int) -> float:

@@ -10,10 +10,10 @@ from typing import Annotated, ClassVar, Literal
 import pydantic
 from pydantic import Field, JsonValue
 
-from fwcore.cells import parse_core
-from fwcore.cells.base import MOST, CellSpec, PositiveInt
-from fwcore.frozen import Frozen, Items, digest_of
-from fwcore.layers import EncoderSpec, HeadSpec
+from fwt.fwcore.cells import parse_core
+from fwt.fwcore.cells.base import MOST, CellSpec, PositiveInt
+from fwt.fwcore.frozen import Frozen, Items, digest_of
+from fwt.fwcore.layers import EncoderSpec, HeadSpec
 
 FORMAT_VERSION = 1  # of spec.json and of checkpoints; a newer one is refused by name
 
@@ -33,9 +33,9 @@ class ModelSpec(Frozen):
     """A network: encoder, recurrent core, head. It names no framework.
 
     Attributes:
-        encoder: from the task's input to the core's, see `fwcore.layers`.
-        core: the recurrent core, see `fwcore.cells`.
-        head: from the last hidden state to class scores, see `fwcore.layers`.
+        encoder: from the task's input to the core's, see `fwt.fwcore.layers`.
+        core: the recurrent core, see `fwt.fwcore.cells`.
+        head: from the last hidden state to class scores, see `fwt.fwcore.layers`.
     """
 
     encoder: EncoderSpec

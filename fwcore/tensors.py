@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import safetensors
 
-from fwcore import files
-from fwcore.dtypes import BFLOAT16, unread
-from fwcore.errors import CheckpointError
+from fwt.fwcore import files
+from fwt.fwcore.dtypes import BFLOAT16, unread
+from fwt.fwcore.errors import CheckpointError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -55,7 +55,7 @@ def ordered(content: bytes) -> bytes:
 def read_tensors(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
     """Arrays and metadata of a safetensors file, held against the digest in it if it has one.
 
-    bfloat16 comes as `fwcore.dtypes.BFLOAT16`, a type unknown to NumPy as `fwcore.dtypes.unread`.
+    bfloat16 comes as `fwt.fwcore.dtypes.BFLOAT16`, a type unknown to NumPy as its `unread`.
 
     Raises:
         CheckpointError: it is missing, truncated, damaged, or no safetensors file.

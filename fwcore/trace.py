@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from fwcore import layers
-from fwcore.cells import cell_of, fast_weights
-from fwcore.cells.base import Weights
-from fwcore.memory import HistoryMemory, plan
-from fwcore.ops import Array, NumpyArray, Ops
-from fwcore.spec import ModelSpec
+from fwt.fwcore import layers
+from fwt.fwcore.cells import cell_of, fast_weights
+from fwt.fwcore.cells.base import Weights
+from fwt.fwcore.memory import HistoryMemory, plan
+from fwt.fwcore.ops import Array, NumpyArray, Ops
+from fwt.fwcore.spec import ModelSpec
 
 ToNumpy = Callable[[Array], NumpyArray]
 
@@ -97,7 +97,7 @@ class _Watched:
 
 
 def trace(ops: Ops, spec: ModelSpec, p: Weights, inputs: Array, numpy: ToNumpy) -> Trace:
-    """The forward pass of `fwcore.model.logits` in the attention form, step by step.
+    """The forward pass of `fwt.fwcore.model.logits` in the attention form, step by step.
 
     Args:
         p: the parameters by canonical name.

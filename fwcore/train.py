@@ -14,18 +14,18 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from fwcore import batches, layers, params
-from fwcore.batches import BatchOrder, Dropout, Split
-from fwcore.checkpoint import Best
-from fwcore.errors import CheckpointError, ConfigError, DivergedError, Interrupted
-from fwcore.inputs import OWN
-from fwcore.lockstep import Alone, Lockstep, Trainable
-from fwcore.params import Param
-from fwcore.paths import quote
-from fwcore.ranks import SINGLE, Ranks, Spread, check_together, everyones, folder_on
-from fwcore.runs import RunFolder, Weighted
-from fwcore.schedule import learning_rate
-from fwcore.spec import RunSpec
+from fwt.fwcore import batches, layers, params
+from fwt.fwcore.batches import BatchOrder, Dropout, Split
+from fwt.fwcore.checkpoint import Best
+from fwt.fwcore.errors import CheckpointError, ConfigError, DivergedError, Interrupted
+from fwt.fwcore.inputs import OWN
+from fwt.fwcore.lockstep import Alone, Lockstep, Trainable
+from fwt.fwcore.params import Param
+from fwt.fwcore.paths import quote
+from fwt.fwcore.ranks import SINGLE, Ranks, Spread, check_together, everyones, folder_on
+from fwt.fwcore.runs import RunFolder, Weighted
+from fwt.fwcore.schedule import learning_rate
+from fwt.fwcore.spec import RunSpec
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import pydantic
 
-from fwcore.errors import closest, nearest
+from fwt.fwcore.errors import closest, nearest
 
 # kind of a fault, as pydantic has it, and what was expected; `{...}` are of the fault's context
 EXPECTED = {

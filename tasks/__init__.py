@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+if __name__ == "tasks":
+    raise ImportError("tasks: its import name is fwt.tasks", name="tasks")
+
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fwcore.errors import ConfigError, nearest
+from fwt.fwcore.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
-    from tasks.base import Reader, Task, TaskSpec
+    from fwt.tasks.base import Reader, Task, TaskSpec
 
 # name -> module; each module has `Spec` (a TaskSpec), `load(spec, data_dir) -> Task` and
 # `reader(spec) -> Reader`
 TASKS: dict[str, str] = {
-    "retrieval": "tasks.retrieval",
-    "mnist-glimpse": "tasks.mnist_glimpse",
+    "retrieval": "fwt.tasks.retrieval",
+    "mnist-glimpse": "fwt.tasks.mnist_glimpse",
 }
 
 

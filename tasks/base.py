@@ -7,9 +7,9 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from fwcore.batches import Split as Split
-from fwcore.errors import ConfigError, nearest
-from fwcore.frozen import Frozen
+from fwt.fwcore.batches import Split as Split
+from fwt.fwcore.errors import ConfigError, nearest
+from fwt.fwcore.frozen import Frozen
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -22,10 +22,10 @@ import filelock
 import numpy as np
 import platformdirs
 
-from fwcore.durable import rename
-from fwcore.errors import ConfigError, DataError, nearest
-from tasks import idx
-from tasks.sources import AUTO, FULL, NAMES, SOURCES, SUBSET, Source
+from fwt.fwcore.durable import rename
+from fwt.fwcore.errors import ConfigError, DataError, nearest
+from fwt.tasks import idx
+from fwt.tasks.sources import AUTO, FULL, NAMES, SOURCES, SUBSET, Source
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -7,8 +7,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from fwcore.errors import ConfigError, nearest
-from tasks.base import Control
+from fwt.fwcore.errors import ConfigError, nearest
+from fwt.tasks.base import Control
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from fwcore import files
-from fwcore.errors import DataError
-from tasks.sources import SOURCES, IdxFile, Source
+from fwt.fwcore import files
+from fwt.fwcore.errors import DataError
+from fwt.tasks.sources import SOURCES, IdxFile, Source
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

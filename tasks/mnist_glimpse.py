@@ -9,12 +9,12 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, field_validator
 
-from fwcore.errors import DataError, nearest
-from tasks import picture
-from tasks.base import Control, Pictures, Shape, Split, TaskSpec, check_split
-from tasks.datasets import Images, images
-from tasks.glimpses import FEATURES, IMAGE, PATCH, POLICIES, Policy, assemble, cut, policy_named
-from tasks.sources import AUTO, FULL, NAMES, SOURCES, SUBSET, Source
+from fwt.fwcore.errors import DataError, nearest
+from fwt.tasks import picture
+from fwt.tasks.base import Control, Pictures, Shape, Split, TaskSpec, check_split
+from fwt.tasks.datasets import Images, images
+from fwt.tasks.glimpses import FEATURES, IMAGE, PATCH, POLICIES, Policy, assemble, cut, policy_named
+from fwt.tasks.sources import AUTO, FULL, NAMES, SOURCES, SUBSET, Source
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -33,8 +33,8 @@ class Spec(TaskSpec):
     """Options of the glimpse task (Ba et al. 2016, section 4.2).
 
     Attributes:
-        policy: which glimpses in which order, a name in `tasks.glimpses.POLICIES`.
-        dataset: a name in `tasks.NAMES`; `auto` is the full MNIST where it can be had,
+        policy: which glimpses in which order, a name in `fwt.tasks.glimpses.POLICIES`.
+        dataset: a name in `fwt.tasks.NAMES`; `auto` is the full MNIST where it can be had,
             else the bundled subset.
         shift: the training split holds every image moved by up to so many pixels in each
             direction too, so (2 shift + 1)^2 times as many; 0 leaves it as it is. Digits keep 4

@@ -23,10 +23,10 @@ from typing import Any
 
 import numpy as np
 
-from fwcore import files, paths
-from fwcore.errors import ConfigError, DataError
-from tasks.glimpses import IMAGE
-from tasks.sources import Source
+from fwt.fwcore import files, paths
+from fwt.fwcore.errors import ConfigError, DataError
+from fwt.tasks.glimpses import IMAGE
+from fwt.tasks.sources import Source
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -13,12 +13,12 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from tasks import TASKS
+from fwt.tasks import TASKS
 
 
 @cache
 def _file(task: str) -> dict[str, Any]:
-    source = resources.files("tasks") / "recipes" / f"{task}.toml"
+    source = resources.files("fwt.tasks") / "recipes" / f"{task}.toml"
     return tomllib.loads(source.read_text(encoding="utf-8"))
 
 
@@ -47,7 +47,7 @@ def recipe(task: str, model: str, size: int | None) -> tuple[str, dict[str, Any]
 
     Args:
         task: its name.
-        model: a name of `fwcore.cells.presets()`.
+        model: a name of `fwt.fwcore.cells.presets()`.
         size: R; None takes the task's default size.
 
     Returns:

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field, field_validator
 
-from fwcore.errors import ConfigError
-from fwcore.rng import Stream
-from tasks.base import Shape, Split, TaskSpec, check_split
+from fwt.fwcore.errors import ConfigError
+from fwt.fwcore.rng import Stream
+from fwt.tasks.base import Shape, Split, TaskSpec, check_split
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

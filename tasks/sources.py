@@ -44,7 +44,7 @@ class Source:
         first_label: the number that the files give to the first class.
         transposed: the files hold every image with rows and columns exchanged.
         blank_border: along the border of its images there is nearly nothing, so that a border
-            tells paper from ink; see `tasks.picture`.
+            tells paper from ink; see `fwt.tasks.picture`.
     """
 
     name: str

@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-import backends
-from backends.contract import Backend, Compiled
-from fwcore import model
-from fwcore.cells.base import CellSpec
-from fwcore.memory import PLAIN_FORMS
-from fwcore.params import Param, initialise
-from fwcore.rng import Stream
-from fwcore.spec import ModelSpec
+from fwt import backends
+from fwt.backends.contract import Backend, Compiled
+from fwt.fwcore import model
+from fwt.fwcore.cells.base import CellSpec
+from fwt.fwcore.memory import PLAIN_FORMS
+from fwt.fwcore.params import Param, initialise
+from fwt.fwcore.rng import Stream
+from fwt.fwcore.spec import ModelSpec
 from tests import oracle
 
 Array = np.ndarray[Any, np.dtype[Any]]

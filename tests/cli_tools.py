@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from cli.main import run
+from fwt.cli.main import run
 
 DIGITS = ("train", "--task", "mnist-glimpse")
 
@@ -138,7 +138,7 @@ def python(code: str, *arguments: object, **extra: str) -> Done:
 
 FORKER = """
 import json, os, signal, sys, traceback
-import backends.torch.backend, cli.main, cli.running, fwcore.foreign
+import fwt.backends.torch.backend, fwt.cli.main, fwt.cli.running, fwt.fwcore.foreign
 for line in sys.stdin:
     job = json.loads(line)
     child = os.fork()

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-import backends
-from backends.contract import Backend
-from fwcore.errors import BackendError
+from fwt import backends
+from fwt.backends.contract import Backend
+from fwt.fwcore.errors import BackendError
 from tests.browser import _browser as _browser
 from tests.cases import Engine, dtypes_of
 from tests.cli_tools import TINY, good

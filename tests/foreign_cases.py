@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from fwcore import checkpoint, layouts, model
-from fwcore.checkpoint import Checkpoint, Progress
-from fwcore.params import Param
-from fwcore.spec import RunSpec
+from fwt.fwcore import checkpoint, layouts, model
+from fwt.fwcore.checkpoint import Checkpoint, Progress
+from fwt.fwcore.params import Param
+from fwt.fwcore.spec import RunSpec
 
 INPUT, SIZE = 5, 4
 INPUTS = np.random.default_rng(0).integers(0, 37, (6, 7))

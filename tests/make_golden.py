@@ -16,11 +16,10 @@ from typing import Any
 
 import numpy as np
 
-import backends
-import tasks
-from cli.main import run
-from fwcore import checkpoint
-from fwcore.checkpoint import MODEL_FILE, Checkpoint, Progress
+from fwt import backends, tasks
+from fwt.cli.main import run
+from fwt.fwcore import checkpoint
+from fwt.fwcore.checkpoint import MODEL_FILE, Checkpoint, Progress
 
 FOLDER = Path(__file__).parent / "data" / "golden-retrieval"
 BAD_FILE = "transposed.safetensors"

@@ -4,10 +4,10 @@ Written from the papers alone; it shares no code with the package under test. Nu
 the arrays that go in and come out: every sum is an explicit loop over Python floats.
 
 Letters: B batch, T time, I input, R hidden, S inner steps, E embedding, K classes. Equation
-numbers (1) to (4) count as in `fwcore.memory` and `fwcore.cells.fast_weights`, after Ba, Hinton,
-Mnih, Leibo, Ionescu 2016; [N] is Ba, Kiros, Hinton 2016 (layer normalization). Steps count from 0:
-step t reads x[:, t] and yields hs[:, t]. Parameters are a mapping of name to float64 array, only
-read.
+numbers (1) to (4) count as in `fwt.fwcore.memory` and `fwt.fwcore.cells.fast_weights`, after Ba,
+Hinton, Mnih, Leibo, Ionescu 2016; [N] is Ba, Kiros, Hinton 2016 (layer normalization). Steps count
+from 0: step t reads x[:, t] and yields hs[:, t]. Parameters are a mapping of name to float64 array,
+only read.
 """
 
 import math

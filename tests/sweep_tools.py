@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cli.options import Cluster
-from cli.sweeping import Request, Sweep
-from sweeps.jobs import Job
+from fwt.cli.options import Cluster
+from fwt.cli.sweeping import Request, Sweep
+from fwt.sweep.jobs import Job
 from tests.cli_tools import TINY_BASE
 
 SWEEP = f"""

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fwcore import model
-from fwcore.cells import alstm as equations
+from fwt.fwcore import model
+from fwt.fwcore.cells import alstm as equations
 from tests import cases
 from tests.conftest import engine
 from tests.test_native_lstm import found, hold
@@ -43,7 +43,7 @@ def start(size: int, copies: int, batch: int) -> dict[str, Any]:
 def test_it_holds_the_equations(
     size: int, copies: int, batch: int, time: int, times: float, from_zeros: bool, dtype: str
 ) -> None:
-    from backends.torch import alstm
+    from fwt.backends.torch import alstm
 
     on = compiled(size, copies, dtype, times)
     given = {} if from_zeros else start(size, copies, batch)
@@ -54,7 +54,7 @@ def test_it_holds_the_equations(
 
 
 def test_permutations_are_those_of_the_equations() -> None:
-    from backends.torch.alstm import places
+    from fwt.backends.torch.alstm import places
 
     row = np.arange(11.0)
     want = (row @ equations.permutations(11, 3)).reshape(3, 11)
@@ -65,8 +65,8 @@ def test_permutations_are_those_of_the_equations() -> None:
 @pytest.mark.parametrize("part", range(9))
 def test_what_is_not_finite_is_not_hidden(part: int, wrong: float) -> None:
     """In any part of `pre`; 1e30 is finite, and its square is not."""
-    from backends.torch import alstm
-    from backends.torch.ops import TorchOps
+    from fwt.backends.torch import alstm
+    from fwt.backends.torch.ops import TorchOps
 
     half, copies = 4, 2
     spec = equations.Spec(size=2 * half, copies=copies)
@@ -86,7 +86,7 @@ def test_what_is_not_finite_is_not_hidden(part: int, wrong: float) -> None:
 
 
 def test_many_threads_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    from backends.torch.fused import cpu
+    from fwt.backends.torch.fused import cpu
 
     monkeypatch.setattr(cpu, "SMALL", 0)
     made = compiled(22, 3, "float32")

@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from fwcore import associator
-from fwcore.errors import ConfigError
-from fwcore.rng import Stream
+from fwt.fwcore import associator
+from fwt.fwcore.errors import ConfigError
+from fwt.fwcore.rng import Stream
 from tests.cli_tools import clean_environment, good, refused
 
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-import backends
-from benchmarks import check, child, roofline, subjects, suite, timing
-from benchmarks.shapes import GRID, Shape, batch_of, parse, spec_of, weights_of
-from benchmarks.subjects import OURS, SUBJECTS, framework, kind_of
-from fwcore import limits
-from fwcore.errors import CheckFailed, ConfigError
+from fwt import backends
+from fwt.bench import check, child, roofline, subjects, suite, timing
+from fwt.bench.shapes import GRID, Shape, batch_of, parse, spec_of, weights_of
+from fwt.bench.subjects import OURS, SUBJECTS, framework, kind_of
+from fwt.fwcore import limits
+from fwt.fwcore.errors import CheckFailed, ConfigError
 from tests.cli_tools import clean_environment, fwt, good
 from tests.conftest import need
 from tests.tolerances import assert_close
@@ -165,9 +165,9 @@ def test_every_subject_passes_the_check(training, name, eager):
 @pytest.mark.parametrize("training", TRAINING)
 def test_the_step_of_every_rival_is_adam(training, eager, monkeypatch):
     """The first update of Adam moves every weight that has a gradient by the learning rate."""
-    module_of = {"torch": "benchmarks.torch_side", "mlx": "benchmarks.mlx_side"}[training]
+    module_of = {"torch": "fwt.bench.torch_side", "mlx": "fwt.bench.mlx_side"}[training]
     need(training)
-    from benchmarks.shapes import TRAIN
+    from fwt.bench.shapes import TRAIN
 
     monkeypatch.setattr(f"{module_of}.TRAIN", TRAIN.model_copy(update={"lr": 0.01}))
     side, data = side_of(training), batch_of(TINY)
@@ -242,7 +242,7 @@ NUMBERS = ("median_ms", "q25_ms", "q75_ms", "iqr_ms", "n", "first_ms", "of_floor
 
 
 def break_decay(monkeypatch):
-    from benchmarks.naive_torch import Naive
+    from fwt.bench.naive_torch import Naive
 
     monkeypatch.setattr(Naive, "decay", 0.5, raising=False)
     monkeypatch.setattr(Naive, "__setattr__", keeps("decay", Naive.__setattr__))
@@ -260,7 +260,7 @@ def break_gradients(monkeypatch):
     """The forward pass stays as it is; the gradient through the layer norm's mean is lost."""
     import torch
 
-    from benchmarks.naive_torch import Naive
+    from fwt.bench.naive_torch import Naive
 
     def layer_norm(self: Any, x: Any) -> Any:
         mean = x.detach().mean(dim=1, keepdim=True)
@@ -271,13 +271,13 @@ def break_gradients(monkeypatch):
 
 
 def break_gradients_to_nan(monkeypatch):
-    from benchmarks import torch_side
+    from fwt.bench import torch_side
 
     monkeypatch.setattr(torch_side, "_gradient", lambda value: value.grad * float("nan"))
 
 
 def break_outputs_to_nan(monkeypatch):
-    from benchmarks.naive_torch import Naive
+    from fwt.bench.naive_torch import Naive
 
     original = Naive.forward
     monkeypatch.setattr(Naive, "forward", lambda self, x: original(self, x) * float("nan"))
@@ -319,7 +319,7 @@ def test_a_subject_that_is_broken_gets_no_number(what, monkeypatch, tmp_path):
 def test_the_step_that_is_timed_is_what_is_checked(monkeypatch):
     """Forward and gradients may be right and the training step wrong."""
     need("torch")
-    from backends.torch.compiled import TorchCompiled
+    from fwt.backends.torch.compiled import TorchCompiled
 
     original = TorchCompiled.train_step
     monkeypatch.setattr(
@@ -331,7 +331,7 @@ def test_the_step_that_is_timed_is_what_is_checked(monkeypatch):
 
 def test_the_step_of_a_rival_is_checked_by_its_loss(monkeypatch):
     need("torch")
-    from benchmarks import torch_side
+    from fwt.bench import torch_side
 
     monkeypatch.setattr(torch_side, "order_of", lambda batch: np.zeros(1, np.int64))
     with pytest.raises(CheckFailed, match="loss of the step"):
@@ -340,7 +340,7 @@ def test_the_step_of_a_rival_is_checked_by_its_loss(monkeypatch):
 
 def test_a_stream_that_is_broken_gets_no_number(monkeypatch):
     need("torch")
-    from benchmarks.torch_side import OwnStreamer
+    from fwt.bench.torch_side import OwnStreamer
 
     original = OwnStreamer.step
     monkeypatch.setattr(OwnStreamer, "step", lambda self, x: original(self, 2 * x))
@@ -392,7 +392,7 @@ CEILINGS = roofline.Ceilings(1e9, 1e9)
 
 def test_a_form_that_is_refused_is_not_run(monkeypatch):
     need("torch")
-    from backends.torch.backend import TorchBackend
+    from fwt.backends.torch.backend import TorchBackend
 
     def compile_(*arguments: Any, **more: Any) -> Any:
         raise ConfigError("memory: expected something else")

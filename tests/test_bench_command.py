@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import growth, loop, population, roofline, suite, timing
-from benchmarks.shapes import Shape
-from benchmarks.subjects import SUBJECTS
-from fwcore.errors import CheckFailed
+from fwt.bench import growth, loop, population, roofline, suite, timing
+from fwt.bench.shapes import Shape
+from fwt.bench.subjects import SUBJECTS
+from fwt.fwcore.errors import CheckFailed
 from tests.cli_tools import Done, clean_environment, good, refused
 from tests.conftest import need
 from tests.test_bench import CEILINGS, NUMBERS, QUICK, TINY, TRAINING, options, quiet, side_of
@@ -223,7 +223,7 @@ def rows_for(*points: tuple[Shape, str, float]) -> list[dict[str, Any]]:
 
 
 def test_pictures_hold_rows_that_differ_in_one_size(tmp_path):
-    from benchmarks import plots
+    from fwt.bench import plots
 
     base = Shape(128, 11, 50, 1)
     rows = rows_for(
@@ -250,7 +250,7 @@ def test_pictures_hold_rows_that_differ_in_one_size(tmp_path):
 
 
 def test_lines_are_told_apart_without_colour():
-    from benchmarks import plots
+    from fwt.bench import plots
 
     assert list(plots.STYLES) == list(SUBJECTS)
     assert len({style[1:] for style in plots.STYLES.values()}) == len(SUBJECTS)
@@ -258,7 +258,7 @@ def test_lines_are_told_apart_without_colour():
 
 
 def test_a_table_row_shows_the_numbers_of_its_row():
-    from benchmarks import show
+    from fwt.bench import show
 
     row = suite.compared(rows_for((TINY, "lstm", 4.0), (TINY, "naive", 12.0)))[0]
     assert show.cells(row)[:5] == ["4", "0", "5", "1", "3"]

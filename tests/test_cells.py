@@ -8,10 +8,10 @@ from itertools import product
 import numpy as np
 import pytest
 
-from backends.contract import Backend
-from fwcore import memory
-from fwcore.cells import cells
-from fwcore.memory import OPERATIONS_PER_BYTE, HistoryMemory, MatrixMemory, Rates
+from fwt.backends.contract import Backend
+from fwt.fwcore import memory
+from fwt.fwcore.cells import cells
+from fwt.fwcore.memory import OPERATIONS_PER_BYTE, HistoryMemory, MatrixMemory, Rates
 from tests import cases, oracle
 from tests.cases import FAST, ORACLES, REAL_FORMS, VARIANTS, Array, Engine
 from tests.tolerances import assert_close

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-import backends
-from fwcore import checkpoint, durable, model
-from fwcore.checkpoint import Best, Progress
-from fwcore.errors import CheckpointError, FileError
-from fwcore.params import initialise
-from fwcore.spec import FORMAT_VERSION, RunSpec
+from fwt import backends
+from fwt.fwcore import checkpoint, durable, model
+from fwt.fwcore.checkpoint import Best, Progress
+from fwt.fwcore.errors import CheckpointError, FileError
+from fwt.fwcore.params import initialise
+from fwt.fwcore.spec import FORMAT_VERSION, RunSpec
 from tests.cli_tools import snapshot
 from tests.conftest import need
 

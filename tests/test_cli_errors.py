@@ -9,10 +9,10 @@ import warnings
 import numpy as np
 import pytest
 
-import tasks.retrieval
-from cli import running
-from fwcore import params
-from fwcore.errors import FwtError
+from fwt.cli import running
+from fwt.fwcore import params
+from fwt.fwcore.errors import FwtError
+from fwt.tasks import retrieval
 from tests.cli_tools import (
     DIGITS,
     TINY,
@@ -191,7 +191,7 @@ def test_what_cannot_fit_is_refused_before_anything_is_made(huge, tmp_path, monk
         raise AssertionError("made before the memory was checked")
 
     monkeypatch.setattr(params, "initialise", never)
-    monkeypatch.setattr(tasks.retrieval, "generate", never)
+    monkeypatch.setattr(retrieval, "generate", never)
     began = time.monotonic()
     words = ["memory: the run needs about", "GiB", "has", "--batch-size", "--size"]
     refused(2, words, "train", *TINY, *huge, "--backend", "torch", "--out", tmp_path / "run")
@@ -200,7 +200,7 @@ def test_what_cannot_fit_is_refused_before_anything_is_made(huge, tmp_path, monk
 
 
 def test_that_guard_would_see_weights_and_data_being_made(tmp_path, monkeypatch):
-    monkeypatch.setattr(tasks.retrieval, "generate", lambda *_: pytest.fail("data made"))
+    monkeypatch.setattr(retrieval, "generate", lambda *_: pytest.fail("data made"))
     with pytest.raises(pytest.fail.Exception, match="data made"):
         fwt("train", *TINY, "--backend", "torch", "--out", tmp_path / "run")
 
@@ -275,9 +275,7 @@ def test_every_error_has_a_documented_exit_code():
 
 
 def test_the_command_and_the_function_give_the_same_code():
-    code = (
-        "import runpy, sys\nsys.argv[0] = 'fwt'\nrunpy.run_module('cli.main', run_name='__main__')"
-    )
+    code = "import runpy, sys\nsys.argv[0] = 'fwt'\nrunpy.run_module('fwt', run_name='__main__')"
     done = python(code, "train", "--task", "retreival")
     assert done.code == 2
     check_refusal(done, ["unknown task 'retreival'"])

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from fwcore import checkpoint
-from fwcore.runs import RunFolder
+from fwt.fwcore import checkpoint
+from fwt.fwcore.runs import RunFolder
 from tests.cli_tools import (
     DIGITS,
     TINY,
@@ -297,7 +297,7 @@ def test_data_folders_that_will_not_do(tmp_path, monkeypatch):
 
 def test_the_subset_is_announced_in_one_line_and_in_the_result(tmp_path):
     arguments = ("data", "mnist-glimpse", "--show", 0, "--json")
-    code = "import sys\nfrom cli.main import run\nsys.exit(run(sys.argv[1:]))"
+    code = "import sys\nfrom fwt.cli.main import run\nsys.exit(run(sys.argv[1:]))"
     home = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
     done = python(code, *arguments, **home)
     assert done.code == 0
@@ -461,7 +461,7 @@ def test_damaged_notes_of_a_run(run, finished, tmp_path):
 def test_a_second_process_in_a_run_folder_is_refused(run):
     before = snapshot(run)
     with RunFolder.open(run):
-        code = "import sys\nfrom cli.main import run\nsys.exit(run(sys.argv[1:]))"
+        code = "import sys\nfrom fwt.cli.main import run\nsys.exit(run(sys.argv[1:]))"
         done = python(code, "train", "--resume", run, "--backend", light())
         assert done.code == 2, done
         check_refusal(done, ["in use by another process"])

@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-import backends
-import tasks
-from cli.train import SPEC_FLAGS
-from fwcore.cells import cells, presets
-from fwcore.memory import FORMS
-from fwcore.spec import RunSpec
-from tasks.glimpses import POLICIES
-from tasks.sources import NAMES
+from fwt import backends, tasks
+from fwt.cli.train import SPEC_FLAGS
+from fwt.fwcore.cells import cells, presets
+from fwt.fwcore.memory import FORMS
+from fwt.fwcore.spec import RunSpec
+from fwt.tasks.glimpses import POLICIES
+from fwt.tasks.sources import NAMES
 from tests.cli_tools import ROOT, TINY, clean_environment, fwt, good, refused
 
 RETRIEVAL = ("--task", "retrieval")
@@ -345,7 +344,7 @@ def help_of(verb: str, option: str) -> str:
     """The help text of an option as one line."""
     import typer
 
-    from cli.main import app
+    from fwt.cli.main import app
 
     command = typer.main.get_command(app).commands[verb]
     return next(str(p.help) for p in command.params if option in p.opts)

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-import backends
-from fwcore import checkpoint
+from fwt import backends
+from fwt.fwcore import checkpoint
 from tests.cli_tools import (
     ROOT,
     TINY,
@@ -41,7 +41,7 @@ RUN = (
 )  # fmt: skip
 STOP_AT = 7  # between two saves, with an update that no line of metrics has covered yet
 
-START = "import os, signal, sys\nfrom cli.main import run\n"
+START = "import os, signal, sys\nfrom fwt.cli.main import run\n"
 END = "\nsys.exit(run(sys.argv[1:]))\n"
 # the number of calls of a function after which a signal comes, inside the last of them
 HIT = """
@@ -68,7 +68,7 @@ def hit(where: str, count: int, name: str) -> str:
     return START + code + END
 
 
-UPDATE = "fwcore.batches:BatchOrder:rows"  # called within an update
+UPDATE = "fwt.fwcore.batches:BatchOrder:rows"  # called within an update
 SAVE = "fwcore:checkpoint:write_tensors"  # called twice a save: weights, then moments
 WRITE = "fwcore:durable:write_text"  # spec, run.json, state, pointers, metrics, ...
 

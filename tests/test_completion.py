@@ -9,17 +9,16 @@ import typing
 import pytest
 import typer
 
-import backends
-import tasks
-from cli.main import app, run
-from cli.resolve import CONTROLS
-from fwcore.cells import presets
-from fwcore.layouts import LAYOUTS
-from fwcore.memory import FORMS
-from fwcore.spec import TrainSpec
-from tasks.base import SPLITS
-from tasks.glimpses import POLICIES
-from tasks.sources import NAMES
+from fwt import backends, tasks
+from fwt.cli.main import app, run
+from fwt.cli.resolve import CONTROLS
+from fwt.fwcore.cells import presets
+from fwt.fwcore.layouts import LAYOUTS
+from fwt.fwcore.memory import FORMS
+from fwt.fwcore.spec import TrainSpec
+from fwt.tasks.base import SPLITS
+from fwt.tasks.glimpses import POLICIES
+from fwt.tasks.sources import NAMES
 from tests.cli_tools import clean_environment
 
 
@@ -80,7 +79,7 @@ def test_values_are_completed(words, names, monkeypatch):
 
 
 def test_every_option_of_such_a_name_completes_in_every_verb():
-    """A verb that is added takes them from `cli.options`."""
+    """A verb that is added takes them from `fwt.cli.options`."""
     names = {"backend", "device", "memory", "policy", "dataset", "split", "model", "task"}
     own = {("associator", "memory"), ("plot", "split")}  # other values, each with a few of its own
     for verb, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]

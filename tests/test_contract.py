@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-import backends
-from backends import contract
-from backends.contract import Backend
-from fwcore.errors import BackendError, ConfigError
-from fwcore.lockstep import Trainable
-from fwcore.ops import Ops
+from fwt import backends
+from fwt.backends import contract
+from fwt.backends.contract import Backend
+from fwt.fwcore.errors import BackendError, ConfigError
+from fwt.fwcore.lockstep import Trainable
+from fwt.fwcore.ops import Ops
 from tests import cases
 from tests.conftest import need, required
 
@@ -24,7 +24,7 @@ def methods(protocol: type) -> dict[str, Any]:
     """The functions of a protocol and of those it inherits from."""
     found: dict[str, Any] = {}
     for base in reversed(protocol.__mro__):
-        if base.__module__.startswith(("fwcore", "backends")):
+        if base.__module__.startswith("fwt."):
             found |= {n: f for n, f in vars(base).items() if inspect.isfunction(f)}
     return {n: f for n, f in found.items() if not n.startswith("_")}
 
@@ -80,7 +80,7 @@ def test_the_folders_have_the_same_core_files() -> None:
     root = Path(backends.__file__).parent
     for name, (module, _, _) in backends.BACKENDS.items():
         folder = root / name
-        assert module == f"backends.{name}"
+        assert module == f"fwt.backends.{name}"
         found = {path.name for path in folder.glob("*.py")}
         assert found >= CORE_FILES, f"backends/{name} lacks {CORE_FILES - found}"
     folders = {path.name for path in root.iterdir() if (path / "__init__.py").exists()}
@@ -111,7 +111,7 @@ def test_an_unknown_backend_is_refused_with_the_nearest() -> None:
 def _absent(monkeypatch: pytest.MonkeyPatch) -> str:
     """A backend of the registry whose package is not on this machine."""
     name = next(iter(backends.BACKENDS))
-    entry = ("backends.none", "no_such_package_of_ours", "pip install it")
+    entry = ("fwt.backends.none", "no_such_package_of_ours", "pip install it")
     monkeypatch.setitem(backends.BACKENDS, name, entry)
     return name
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fwcore import model
-from fwcore.cells import convnet as equations
+from fwt.fwcore import model
+from fwt.fwcore.cells import convnet as equations
 from tests import cases
 from tests.conftest import engine
 from tests.test_native_lstm import found, hold
@@ -44,21 +44,21 @@ def core_names(on: Any) -> list[str]:
 
 
 def unroll() -> model.Unroll:
-    from backends.torch import convnet
+    from fwt.backends.torch import convnet
 
     return convnet.unroll
 
 
 def pooled(*arrays: Any) -> Any:
     """The operator: pictures (N, S^2), K1 (R, 9), b1 (R) -> out."""
-    from backends.torch.convnet import pooled_convolution
+    from fwt.backends.torch.convnet import pooled_convolution
 
     return pooled_convolution(*arrays)[0]
 
 
 def written(pictures: Any, weight: Any, bias: Any) -> Any:
     """The same by the equations."""
-    from backends.torch.ops import TorchOps
+    from fwt.backends.torch.ops import TorchOps
 
     p = {"core.conv1.weight": weight.reshape(-1, 1, 3, 3), "core.conv1.bias": bias}
     ops = TorchOps(torch.device("cpu"), pictures.dtype)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backends.contract import compile_population
-from fwcore import model
+from fwt.backends.contract import compile_population
+from fwt.fwcore import model
 from tests import cases
 from tests.conftest import engine
 from tests.test_native_lstm import hold
@@ -25,7 +25,7 @@ both = pytest.mark.parametrize("kind", KINDS)
 
 
 def module(kind: str) -> Any:
-    return import_module(f"backends.torch.{kind}")
+    return import_module(f"fwt.backends.torch.{kind}")
 
 
 def compiled(kind: str, dtype: str) -> Any:
@@ -143,7 +143,7 @@ def test_where_it_runs_is_said(
 def test_without_the_library_the_equations_run_and_it_is_said(
     kind: str, broken: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from backends.torch.fused import cpu
+    from fwt.backends.torch.fused import cpu
 
     x = cases.noise(1, 2, 3, INPUTS)
     want = compiled(kind, "float64").states(x)[0]
@@ -169,7 +169,7 @@ def test_a_population_runs_what_its_members_run(kind: str, kernel: str) -> None:
 
 @both
 def test_a_model_on_a_gpu_runs_the_equations(kind: str) -> None:
-    from backends.torch.ops import TorchOps
+    from fwt.backends.torch.ops import TorchOps
 
     made = compiled(kind, "float32")
     assert module(kind).covers(made.spec.core, TorchOps(torch.device("cpu"), torch.float32))
@@ -193,7 +193,7 @@ def test_a_state_that_is_handed_on_goes_on(kind: str) -> None:
 
 @both
 def test_the_time_loop_is_the_override(kind: str) -> None:
-    from backends.torch.module import time_loop
+    from fwt.backends.torch.module import time_loop
 
     made = compiled(kind, "float32")
     assert time_loop(made.spec.core, made.module.ops, "auto") is module(kind).unroll

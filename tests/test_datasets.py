@@ -21,10 +21,10 @@ import filelock
 import numpy as np
 import pytest
 
-from fwcore.errors import ConfigError, DataError
-from tasks import datasets, mnist_glimpse
-from tasks.datasets import SubsetWarning, images
-from tasks.sources import NAMES, SOURCES, Source
+from fwt.fwcore.errors import ConfigError, DataError
+from fwt.tasks import datasets, mnist_glimpse
+from fwt.tasks.datasets import SubsetWarning, images
+from fwt.tasks.sources import NAMES, SOURCES, Source
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -18,16 +18,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import backends
-import tasks
-from demo import digit, examples, steps, view
-from fwcore.checkpoint import Checkpoint
-from fwcore.compare import LOGIT_TOLERANCE, softmax
-from fwcore.errors import DataError
-from fwcore.runs import find_checkpoint
-from fwcore.spec import ModelSpec
-from fwcore.trace import Trace
-from tasks.datasets import images
+from fwt import backends, tasks
+from fwt.demo import digit, examples, steps, view
+from fwt.fwcore.checkpoint import Checkpoint
+from fwt.fwcore.compare import LOGIT_TOLERANCE, softmax
+from fwt.fwcore.errors import DataError
+from fwt.fwcore.runs import find_checkpoint
+from fwt.fwcore.spec import ModelSpec
+from fwt.fwcore.trace import Trace
+from fwt.tasks.datasets import images
 from tests import cases
 from tests.browser import DESKTOP, PHONE, visit
 from tests.cli_tools import (
@@ -54,7 +53,7 @@ def outside(event, args):
         print("OUTSIDE", event, host, file=sys.stderr, flush=True)
 
 sys.addaudithook(outside)
-from cli.main import run
+from fwt.cli.main import run
 sys.exit(run(sys.argv[1:]))
 """
 

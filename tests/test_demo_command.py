@@ -12,10 +12,10 @@ from urllib.request import proxy_bypass
 
 import pytest
 
-import tasks
-from demo import process, steps, view
-from fwcore.errors import FileError
-from fwcore.spec import ModelSpec
+from fwt import tasks
+from fwt.demo import process, steps, view
+from fwt.fwcore.errors import FileError
+from fwt.fwcore.spec import ModelSpec
 from tests.cli_tools import (
     check_refusal,
     clean_environment,
@@ -28,7 +28,7 @@ from tests.test_imports import RUN, blocked
 @pytest.mark.parametrize(("by", "t", "now"), [(1, 1, 2), (-1, 1, 0), (-1, 0, 0), (1, 3, 3)])
 def test_a_step_stays_within_the_sequence(by, t, now, monkeypatch):
     pytest.importorskip("gradio")
-    from demo import playing
+    from fwt.demo import playing
 
     monkeypatch.setattr(playing.view, "frame", lambda story, t: f"frame {t}")
     story = SimpleNamespace(last=3)
@@ -37,7 +37,7 @@ def test_a_step_stays_within_the_sequence(by, t, now, monkeypatch):
 
 def test_play_goes_on_to_the_end_and_begins_again_there(monkeypatch):
     pytest.importorskip("gradio")
-    from demo import playing
+    from fwt.demo import playing
 
     monkeypatch.setattr(playing.view, "frame", lambda story, t: f"frame {t}")
     story = SimpleNamespace(last=2)
@@ -76,7 +76,7 @@ def test_a_page_says_which_network_it_shows():
 def test_of_what_is_shipped_the_smallest_with_fast_weights_of_each_task_is_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cli.demo import _shipped
+    from fwt.cli.demo import _shipped
 
     monkeypatch.chdir(tmp_path)
     Path("checkpoints").mkdir()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fwcore.errors import ConfigError
+from fwt.fwcore.errors import ConfigError
 from tests import cases, operators
 from tests.conftest import engine
 from tests.operators import ARGUMENTS, FAST, OPERATORS, Operator

@@ -7,11 +7,11 @@ import resource
 
 import pytest
 
-from cli import population
-from fwcore import descriptors
-from fwcore.descriptors import room, room_for
-from fwcore.errors import ConfigError, FileError
-from fwcore.runs import RunFolder
+from fwt.cli import population
+from fwt.fwcore import descriptors
+from fwt.fwcore.descriptors import room, room_for
+from fwt.fwcore.errors import ConfigError, FileError
+from fwt.fwcore.runs import RunFolder
 from tests.cli_tools import TINY, clean_environment, good, python, refused
 from tests.conftest import light, need
 from tests.sweep_tools import SWEEP, short_jobs, sweep_file
@@ -21,7 +21,7 @@ WORDS = (*TINY, "--quiet", "--backend")
 LIMITED = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, tuple(map(int, sys.argv[1:3])))
-from cli.main import run
+from fwt.cli.main import run
 code = run(sys.argv[3:])
 assert resource.getrlimit(resource.RLIMIT_NOFILE) == tuple(map(int, sys.argv[1:3]))
 sys.exit(code)
@@ -116,8 +116,8 @@ def test_more_processes_than_open_files_allow_are_refused(tmp_path):
 
 def test_a_batch_of_a_sweep_is_as_large_as_there_is_room(tmp_path, monkeypatch):
     need("torch")
-    from cli import working
-    from fwcore.train import Hooks
+    from fwt.cli import working
+    from fwt.fwcore.train import Hooks
 
     sizes, real = [], population.ready
 

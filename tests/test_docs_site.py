@@ -92,10 +92,12 @@ def test_no_page_of_the_reference_is_endless(browser: Any, site: Path) -> None:
 
 
 def test_the_reference_has_signatures_and_options(browser: Any, site: Path) -> None:
-    with visit(browser, (site / "api" / "backends.html").as_uri()) as seen:
-        compiled = seen.page.locator(r"[id='backends.contract.Backend.compile']").inner_text()
+    with visit(browser, (site / "api" / "fwt.backends.html").as_uri()) as seen:
+        compiled = seen.page.locator(r"[id='fwt.backends.contract.Backend.compile']").inner_text()
         assert "spec: ModelSpec" in compiled
     with visit(browser, (site / "api" / "cells.html").as_uri()) as seen:
-        options = seen.page.locator("dl:has([id='fwcore.cells.fast_weights.Spec'])").inner_text()
+        options = seen.page.locator(
+            "dl:has([id='fwt.fwcore.cells.fast_weights.Spec'])"
+        ).inner_text()
         assert "decay (float)" in options
         assert "what is left of A after a time step" in options

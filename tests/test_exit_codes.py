@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fwcore import checkpoint
+from fwt.fwcore import checkpoint
 from tests.cli_tools import ROOT, TINY, Done, environment, free_ports, python, words_of
 from tests.conftest import need
 from tests.test_cli_signals import UPDATE, hit
@@ -32,7 +32,7 @@ def documented() -> list[int]:
 
 def fwt(*words: object) -> Done:
     done = subprocess.run(
-        [sys.executable, "-m", "cli", *words_of(words)],
+        [sys.executable, "-m", "fwt", *words_of(words)],
         cwd=ROOT,
         env=environment(MLX_DISABLE_COMPILE="1"),
         capture_output=True,

@@ -9,16 +9,15 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
-import backends
-import tasks
-from benchmarks import plots
-from benchmarks.suite import OK
-from figures import attention, canvas, confusion, curves, flow, inline, recall
-from fwcore.associator import Point
-from fwcore.spec import ModelSpec
-from reports.pictures import Album
-from reproduce import drawing
-from reproduce.curves import Figure, Line
+from fwt import backends, tasks
+from fwt.bench import plots
+from fwt.bench.suite import OK
+from fwt.fwcore.associator import Point
+from fwt.fwcore.spec import ModelSpec
+from fwt.plots import attention, canvas, confusion, curves, flow, inline, recall
+from fwt.report.pictures import Album
+from fwt.reproduce import drawing
+from fwt.reproduce.curves import Figure, Line
 from tests import cases
 from tests.cli_tools import good, python
 
@@ -129,7 +128,7 @@ def test_a_picture_does_not_know_of_the_users_settings_and_leaves_them(name, tmp
 DRAWN = """
 import os, sys
 os.chdir(sys.argv.pop())
-from cli.main import run
+from fwt.cli.main import run
 code = run(sys.argv[1:])
 import matplotlib.colors
 assert matplotlib.colors.mpl is matplotlib and "matplotlib.pyplot" not in sys.modules

@@ -7,8 +7,8 @@ import shutil
 
 import pytest
 
-from cli.finding import find
-from fwcore.errors import FileError
+from fwt.cli.finding import find
+from fwt.fwcore.errors import FileError
 from tests.cli_tools import TINY, clean_environment, good, refused
 from tests.conftest import need
 

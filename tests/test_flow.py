@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backends.contract import Backend
-from fwcore import flow
-from fwcore.errors import BackendError, ConfigError
-from fwcore.spec import ModelSpec
+from fwt.backends.contract import Backend
+from fwt.fwcore import flow
+from fwt.fwcore.errors import BackendError, ConfigError
+from fwt.fwcore.spec import ModelSpec
 from tests import cases, oracle
 from tests.cases import Array, Engine
 from tests.conftest import need

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-import backends
-from fwcore import layouts, model
-from fwcore.cells.common import LAYER_NORM_EPSILON
-from fwcore.spec import ModelSpec
+from fwt import backends
+from fwt.fwcore import layouts, model
+from fwt.fwcore.cells.common import LAYER_NORM_EPSILON
+from fwt.fwcore.spec import ModelSpec
 from tests import cases, oracle
 from tests.cases import Array, Engine
 from tests.conftest import need

@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-import tasks
-from fwcore.errors import ConfigError, DataError
-from tasks.base import Control
-from tasks.datasets import Images
-from tasks.glimpses import POLICIES, assemble, cut, policy_named
-from tasks.mnist_glimpse import MnistGlimpse, Spec, load
-from tasks.sources import SOURCES
+from fwt import tasks
+from fwt.fwcore.errors import ConfigError, DataError
+from fwt.tasks.base import Control
+from fwt.tasks.datasets import Images
+from fwt.tasks.glimpses import POLICIES, assemble, cut, policy_named
+from fwt.tasks.mnist_glimpse import MnistGlimpse, Spec, load
+from fwt.tasks.sources import SOURCES
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

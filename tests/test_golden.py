@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fwcore import batches, model, params
-from fwcore.batches import BatchOrder
-from fwcore.cells import alstm
-from fwcore.rng import Stream
-from fwcore.spec import RunSpec
+from fwt.fwcore import batches, model, params
+from fwt.fwcore.batches import BatchOrder
+from fwt.fwcore.cells import alstm
+from fwt.fwcore.rng import Stream
+from fwt.fwcore.spec import RunSpec
 from tests import cases
 
 RUN: dict[str, Any] = {

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import tasks
-from fwcore import checkpoint
-from fwcore.errors import CheckpointError
+from fwt import tasks
+from fwt.fwcore import checkpoint
+from fwt.fwcore.errors import CheckpointError
 from tests.cli_tools import good, refused
 from tests.make_golden import BAD_FILE, FOLDER
 from tests.tolerances import assert_close

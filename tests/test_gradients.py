@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backends.contract import Backend
-from fwcore import model
-from fwcore.cells import cells
-from fwcore.errors import BackendError
-from fwcore.spec import ModelSpec
+from fwt.backends.contract import Backend
+from fwt.fwcore import model
+from fwt.fwcore.cells import cells
+from fwt.fwcore.errors import BackendError
+from fwt.fwcore.spec import ModelSpec
 from tests import cases, oracle
 from tests.cases import FAST, PLAIN, PORTS, Array, Engine
 from tests.tolerances import assert_close

@@ -1,16 +1,15 @@
-"""`fwt gradients`: its numbers are those of `fwcore.flow`, of runs, checkpoints and specs."""
+"""`fwt gradients`: its numbers are those of `fwt.fwcore.flow`, of runs, checkpoints and specs."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-import backends
-import tasks
-from fwcore.flow import flow
-from fwcore.model import parameters
-from fwcore.params import initialise
-from fwcore.runs import find_checkpoint
+from fwt import backends, tasks
+from fwt.fwcore.flow import flow
+from fwt.fwcore.model import parameters
+from fwt.fwcore.params import initialise
+from fwt.fwcore.runs import find_checkpoint
 from tests.cli_tools import ROOT, TINY, clean_environment, good, refused
 
 STRINGS = ROOT / "checkpoints" / "retrieval-fast-weights-r20"

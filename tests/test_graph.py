@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from backends.torch.graph import WARM_UPS, Body, CudaRecorder, StepGraph
-from fwcore.batches import Dropout
+from fwt.backends.torch.graph import WARM_UPS, Body, CudaRecorder, StepGraph
+from fwt.fwcore.batches import Dropout
 from tests.cases import Array, noise
 from tests.tolerances import assert_close
 

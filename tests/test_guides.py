@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from cli.main import app
-from fwcore import errors
+from fwt.cli.main import app
+from fwt.fwcore import errors
 from tools import guides
 from tools.guides import ROOT, blocks
 

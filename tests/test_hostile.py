@@ -16,15 +16,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cli import failure
-from cli.resolve import read_config
-from fwcore import checkpoint, files, foreign
-from fwcore.errors import CheckpointError, ConfigError, FwtError
-from fwcore.runs import RunFolder, find_checkpoint
-from fwcore.spec import RunSpec
-from reproduce import summary
-from sweeps import plan
-from tasks import datasets
+from fwt.cli import failure
+from fwt.cli.resolve import read_config
+from fwt.fwcore import checkpoint, files, foreign
+from fwt.fwcore.errors import CheckpointError, ConfigError, FwtError
+from fwt.fwcore.runs import RunFolder, find_checkpoint
+from fwt.fwcore.spec import RunSpec
+from fwt.reproduce import summary
+from fwt.sweep import plan
+from fwt.tasks import datasets
 from tests.cli_tools import clean_environment
 from tests.conftest import need
 from tools.fuzz import samples
@@ -360,7 +360,7 @@ def test_a_pipe_or_a_device_is_not_read_for_ever(make, tmp_path, bench, point, r
 
 
 def _digit(path: Path) -> Any:
-    import tasks
+    from fwt import tasks
 
     return tasks.reader(tasks.parse({"kind": "mnist-glimpse"})).parse(str(path))
 
@@ -445,7 +445,7 @@ def test_a_sparse_tensor_is_no_state_dict(tmp_path):
     need("torch")
     import torch
 
-    from backends.torch.foreign import read_state_dict
+    from fwt.backends.torch.foreign import read_state_dict
 
     torch.save({"a": torch.eye(2).to_sparse()}, tmp_path / "w.pt")
     with pytest.raises(CheckpointError, match="not a plain state dict"):

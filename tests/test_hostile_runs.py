@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from fwcore import checkpoint, foreign
-from fwcore.checkpoint import Progress
-from fwcore.errors import CheckpointError, FileError
-from fwcore.runs import RunFolder, find_checkpoint
-from reproduce import summary
+from fwt.fwcore import checkpoint, foreign
+from fwt.fwcore.checkpoint import Progress
+from fwt.fwcore.errors import CheckpointError, FileError
+from fwt.fwcore.runs import RunFolder, find_checkpoint
+from fwt.reproduce import summary
 from tests.cli_tools import clean_environment, fwt, snapshot
 from tools.fuzz import samples
 from tools.fuzz.tree import put, taken
@@ -155,7 +155,7 @@ def test_notes_of_a_run_that_are_none_are_refused(name, content, run):
 )
 def test_metrics_that_are_none_are_refused_by_name(line, run):
     pytest.importorskip("matplotlib")
-    from figures.curves import metrics
+    from fwt.plots.curves import metrics
 
     good = (run / "metrics.jsonl").read_bytes()
     (run / "metrics.jsonl").write_bytes(line + b"\n" + good)

@@ -8,20 +8,26 @@ from pathlib import Path
 
 import pytest
 
+from fwt.cli.main import app
 from tests.cli_tools import ROOT, TINY, Done, check_refusal, good, python
 from tests.conftest import need
 
-PACKAGES = ("fwcore", "tasks", "cli", "sweeps", "reproduce", "figures", "reports", "demo")
-# package -> what no file of it may import
-FORBIDDEN = {
-    "fwcore": {"torch", "mlx", "torchvision", "tasks", "cli", "backends", "benchmarks", "sweeps"},
-    "tasks": {"torch", "mlx", "backends", "cli", "benchmarks", "sweeps"},
-    "cli": {"torch", "mlx", "torchvision"},
-    "sweeps": {"torch", "mlx", "torchvision", "backends", "cli", "benchmarks"},
-    "figures": {"torch", "mlx", "torchvision", "tasks", "backends", "cli", "benchmarks", "sweeps"},
-    "demo": {"torch", "mlx", "torchvision", "backends", "cli", "benchmarks", "sweeps"},
-    "reports": {"torch", "mlx", "torchvision", "backends", "cli", "benchmarks"},
-    "reproduce": {"torch", "mlx", "torchvision", "backends", "cli", "benchmarks"},
+# room -> the rooms that its files may import, beside itself; all of it is below the name fwt
+ARROWS = {
+    "cli": {"fwt", "tasks", "backends", "fwcore"},
+    "fwt": {"tasks", "backends", "fwcore"},
+    "tasks": {"fwcore"},
+    "backends": {"fwcore"},
+    "fwcore": set(),
+}
+FILES = sorted(path for room in ARROWS for path in (ROOT / room).rglob("*.py"))
+FRAMEWORKS = {"torch", "mlx", "torchvision"}
+# what imports a framework, and which; torchvision makes the datasets that it knows
+NATIVE = {
+    "backends/torch": {"torch"},
+    "backends/mlx": {"mlx"},
+    "fwt/bench": {"torch", "mlx"},
+    "tasks/datasets.py": {"torchvision"},
 }
 
 BLOCK = """
@@ -34,12 +40,13 @@ class Blocker:
 
 sys.meta_path.insert(0, Blocker())
 """
-RUN = "from cli.main import run\nsys.exit(run(sys.argv[1:]))\n"
+RUN = "from fwt.cli.main import run\nsys.exit(run(sys.argv[1:]))\n"
 IMPORT_ALL = """
 import importlib, pkgutil
-for name in {packages!r}:
-    package = importlib.import_module(name)
-    for found in pkgutil.walk_packages(package.__path__, f"{{name}}."):
+import fwt
+skipped = {skipped!r}
+for found in pkgutil.walk_packages(fwt.__path__, "fwt."):
+    if not found.name.startswith(skipped) and not found.name.endswith("__main__"):
         importlib.import_module(found.name)
         print(found.name)
 """
@@ -50,47 +57,85 @@ def blocked(*names: str) -> str:
 
 
 def imports_of(path: Path) -> set[str]:
-    """The top-level names that a file imports, also lazily and by `importlib`."""
+    """The names that a file imports, also lazily and by `importlib`."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path}: relative import"
-            found.add(node.module or "")
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Call) and "import_module" in ast.unparse(node.func):
             found |= {str(a.value) for a in node.args if isinstance(a, ast.Constant)}
-    return {name.split(".")[0] for name in found}
+    return found
 
 
-@pytest.mark.parametrize("package", PACKAGES)
-def test_no_file_imports_what_its_package_may_not(package):
-    files = sorted((ROOT / package).rglob("*.py"))
-    assert len(files) >= 5
-    faults = {str(path): imports_of(path) & FORBIDDEN[package] for path in files}
+def rooms_of(names: set[str]) -> set[str]:
+    """The rooms of the modules of fwt among `names`."""
+    below = {name.split(".")[1] for name in names if name.startswith("fwt.")}
+    return {name if name in ARROWS else "fwt" for name in below}
+
+
+def test_arrows_between_the_rooms_run_one_way():
+    assert len(FILES) > 200
+    faults = {}
+    for path in FILES:
+        room = path.relative_to(ROOT).parts[0]
+        wrong = rooms_of(imports_of(path)) - ARROWS[room] - {room}
+        if wrong and path.name != "__main__.py":  # `python -m fwt` is the command line
+            faults[str(path.relative_to(ROOT))] = wrong
+    assert faults == {}
+
+
+def test_frameworks_are_imported_where_they_belong():
+    faults = {}
+    for path in FILES:
+        name = path.relative_to(ROOT).as_posix()
+        allowed = set().union(*(own for at, own in NATIVE.items() if name.startswith(at)))
+        wrong = {found.split(".")[0] for found in imports_of(path)} & FRAMEWORKS - allowed
+        if wrong:
+            faults[name] = wrong
+    assert faults == {}
+
+
+def test_no_file_imports_by_the_name_of_a_folder():
+    """That would be a user's module of that name, or a second copy of ours."""
+    folders = {*ARROWS, "bench", "benchmarks", "demo", "figures", "reports", "sweeps"} - {"fwt"}
+    files = [*FILES, *(ROOT / "tests").glob("*.py"), *(ROOT / "tools").rglob("*.py")]
+    faults = {str(p): {n.split(".")[0] for n in imports_of(p)} & folders for p in files}
     assert {path: names for path, names in faults.items() if names} == {}
+
+
+@pytest.mark.parametrize("room", sorted(set(ARROWS) - {"fwt"}))
+def test_a_folder_refuses_to_be_imported_by_its_own_name(room):
+    done = python(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nimport {room}")
+    assert done.code == 1
+    assert f"ImportError: {room}: its import name is fwt.{room}" in done.err
 
 
 def test_the_import_walk_sees_every_way_to_import(tmp_path):
     file = tmp_path / "file.py"
     file.write_text(
         "import torch.nn\ndef f():\n from mlx import nn\n import importlib\n"
-        " importlib.import_module('tasks.base')\n"
+        " importlib.import_module('fwt.tasks.base')\n from fwt import backends\n"
     )
-    assert imports_of(file) == {"torch", "mlx", "importlib", "tasks"}
+    names = imports_of(file)
+    assert names == {"torch.nn", "mlx.nn", "importlib", "fwt.tasks.base", "fwt.backends"}
+    assert rooms_of(names) == {"tasks", "backends"}
 
 
 def test_everything_but_the_backends_imports_without_a_framework():
-    code = blocked("torch", "mlx", "torchvision") + IMPORT_ALL.format(packages=PACKAGES)
-    done = python(code)
+    skipped = ("fwt.backends.torch", "fwt.backends.mlx", "fwt.bench.")
+    done = python(blocked("torch", "mlx", "torchvision") + IMPORT_ALL.format(skipped=skipped))
     assert done.code == 0, done.err
     expected = {
-        ".".join(path.relative_to(ROOT).with_suffix("").parts)
-        for package in PACKAGES
-        for path in (ROOT / package).rglob("*.py")
-        if path.name != "__init__.py"
+        name
+        for path in FILES
+        if path.stem not in ("__init__", "__main__")
+        for name in [".".join(path.relative_to(ROOT).with_suffix("").parts).removeprefix("fwt.")]
+        if not f"fwt.{name}".startswith(skipped)
     }
-    assert expected <= set(done.out.split())
+    assert {f"fwt.{name}" for name in expected} <= set(done.out.split())
 
 
 def test_the_blocker_of_these_tests_blocks():
@@ -112,7 +157,7 @@ HEAVY = ("torch", "mlx", "numpy", "safetensors", "psutil", "pydantic")
 )
 def test_help_and_version_import_nothing_heavy(arguments, heavy):
     code = (
-        "import sys\nfrom cli.main import run\ncode = run(sys.argv[1:])\n"
+        "import sys\nfrom fwt.cli.main import run\ncode = run(sys.argv[1:])\n"
         f"print('HEAVY', [name for name in {heavy!r} if name in sys.modules])\nsys.exit(code)"
     )
     done = python(blocked("torch", "mlx") + code, *arguments)
@@ -121,30 +166,13 @@ def test_help_and_version_import_nothing_heavy(arguments, heavy):
 
 
 def test_the_command_runs_as_a_module_and_is_installed():
-    done = python("import runpy; runpy.run_module('cli.main', run_name='__main__')", "--help")
+    done = python("import runpy; runpy.run_module('fwt.cli.main', run_name='__main__')", "--help")
     assert done.code == 0
-    for verb in (
-        "train",
-        "eval",
-        "verify",
-        "convert",
-        "list",
-        "data",
-        "doctor",
-        "bench",
-        "predict",
-        "inspect",
-        "plot",
-        "report",
-        "gradients",
-        "associator",
-        "sweep",
-        "reproduce",
-        "demo",
-    ):
-        assert f" {verb} " in done.out
+    assert len(app.registered_commands) > 15
+    for verb in app.registered_commands:
+        assert f" {verb.name} " in done.out
     scripts = importlib.metadata.entry_points(group="console_scripts", name="fwt")
-    assert [script.value for script in scripts] == ["cli.main:main"]
+    assert [script.value for script in scripts] == ["fwt.cli.main:main"]
 
 
 @pytest.mark.parametrize(("gone", "left"), [("mlx", "torch"), ("torch", "mlx")])

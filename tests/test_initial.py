@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from fwcore import checkpoint, foreign, layouts, model
-from fwcore.checkpoint import MODEL_FILE
-from fwcore.runs import RunFolder, default_path
-from fwcore.spec import RunSpec
+from fwt.fwcore import checkpoint, foreign, layouts, model
+from fwt.fwcore.checkpoint import MODEL_FILE
+from fwt.fwcore.runs import RunFolder, default_path
+from fwt.fwcore.spec import RunSpec
 from tests.cli_tools import TINY, clean_environment, good, refused, snapshot
 
 TRAIN = ("train", *TINY, "--backend", "torch", "--quiet")

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-import backends
-from backends.contract import Backend
-from fwcore.batches import Split
-from fwcore.errors import CheckpointError, ConfigError
-from fwcore.spec import ModelSpec, TrainSpec
+from fwt import backends
+from fwt.backends.contract import Backend
+from fwt.fwcore.batches import Split
+from fwt.fwcore.errors import CheckpointError, ConfigError
+from fwt.fwcore.spec import ModelSpec, TrainSpec
 from tests import cases
 from tests.conftest import need
 from tools import misuse
@@ -123,7 +123,7 @@ def test_an_error_in_a_trace_leaves_the_weights(monkeypatch: pytest.MonkeyPatch)
 
     rows = np.array([0, 1])
     with monkeypatch.context() as patch:
-        patch.setattr("fwcore.layers.classify", interrupted)
+        patch.setattr("fwt.fwcore.layers.classify", interrupted)
         for call in (lambda: model.forward(SYMBOLS), lambda: model.train_step(rows, 0.1, None)):
             with pytest.raises(KeyboardInterrupt):
                 call()

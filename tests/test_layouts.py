@@ -7,8 +7,8 @@ from itertools import pairwise, product
 import numpy as np
 import pytest
 
-from fwcore import layouts, model, params
-from fwcore.params import Param
+from fwt.fwcore import layouts, model, params
+from fwt.fwcore.params import Param
 from tests import cases
 from tests.cases import Array
 

@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-import backends
-from cli.options import Cluster
-from cli.sweeping import Request, Sweep
-from fwcore import limits
+from fwt import backends
+from fwt.cli.options import Cluster
+from fwt.cli.sweeping import Request, Sweep
+from fwt.fwcore import limits
 from tests.cli_tools import TINY, clean_environment, refused
 
 GIB = 2**30

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-import backends
-from backends.contract import Backend
-from fwcore import layers, model
-from fwcore.lookup import LookedUp, dense
-from fwcore.spec import ModelSpec
+from fwt import backends
+from fwt.backends.contract import Backend
+from fwt.fwcore import layers, model
+from fwt.fwcore.lookup import LookedUp, dense
+from fwt.fwcore.spec import ModelSpec
 from tests import cases
 from tests.cases import Array, Engine
 from tests.tolerances import assert_close

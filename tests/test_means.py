@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from figures.means import mean_of, seeds_of
+from fwt.plots.means import mean_of, seeds_of
 from tests.cli_tools import TINY, clean_environment, good, refused
 from tests.conftest import need
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fwcore import model
-from fwcore.cells import convnet as equations
+from fwt.fwcore import model
+from fwt.fwcore.cells import convnet as equations
 from tests import cases
 from tests.cases import Array
 from tests.conftest import engine, need
@@ -29,8 +29,8 @@ def layers(side: int, size: int, piece: int, monkeypatch: pytest.MonkeyPatch) ->
     need("mlx")
     import mlx.core as mx
 
-    from backends.mlx import convnet
-    from backends.mlx.ops import MlxOps
+    from fwt.backends.mlx import convnet
+    from fwt.backends.mlx.ops import MlxOps
 
     monkeypatch.setattr(convnet, "PIECE", piece * side**2 * size)
 
@@ -108,7 +108,7 @@ def test_a_model_runs_it_and_gives_what_the_equations_give(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Scores, states from a given one, and all gradients of the loss."""
-    from backends.mlx import convnet, module
+    from fwt.backends.mlx import convnet, module
 
     spec = cases.core_only({"kind": "convnet", "size": 4, "steps": STEPS}, 49)
     x, targets = cases.noise(1, 5, STEPS, 49), np.arange(5) % 2

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fwcore import model
-from fwcore.errors import ConfigError
-from fwcore.memory import Plan
+from fwt.fwcore import model
+from fwt.fwcore.errors import ConfigError
+from fwt.fwcore.memory import Plan
 from tests import cases
 from tests.cases import FAST, PORTS, Array
 from tests.conftest import need
@@ -59,7 +59,7 @@ def run(
     backend = need("mlx")
     import mlx.core as mx
 
-    from backends.mlx import fused
+    from fwt.backends.mlx import fused
 
     batch, steps, chunk = shape
     spec = cases.core_only(cases.core_of(name, SIZE, **more), FEATURES)

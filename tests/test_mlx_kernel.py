@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fwcore.errors import ConfigError
-from fwcore.fused import choose
+from fwt.fwcore.errors import ConfigError
+from fwt.fwcore.fused import choose
 from tests import cases, test_mlx_fused
 from tests.conftest import need
 from tests.mlx_stand_in import StandIn
@@ -41,8 +41,8 @@ def _single(tmp_path_factory: pytest.TempPathFactory) -> StandIn:
 @pytest.fixture(name="use")
 def _use(exact: StandIn, monkeypatch: pytest.MonkeyPatch) -> Iterator[Use]:
     """The fused core runs the kernels' bodies, on a number of threads a sequence."""
-    from backends.mlx import fused
-    from backends.mlx.fused import kernel
+    from fwt.backends.mlx import fused
+    from fwt.backends.mlx.fused import kernel
 
     loop = partial(kernel.time_loop, run=exact)
     monkeypatch.setattr(fused, "_time_loop", lambda size: loop)
@@ -90,8 +90,8 @@ def test_a_traced_step_runs_each_kernel_once() -> None:
     need("mlx")
     import mlx.core as mx
 
-    from backends.mlx.fused import kernel
-    from backends.mlx.fused.loop import Schedule
+    from fwt.backends.mlx.fused import kernel
+    from fwt.backends.mlx.fused.loop import Schedule
 
     ran = []
 
@@ -142,7 +142,7 @@ def test_not_a_number_reaches_the_states(use: Use, monkeypatch: pytest.MonkeyPat
 def test_the_check_passes_kernels_that_hold(single: StandIn) -> None:
     import mlx.core as mx
 
-    from backends.mlx.fused import check
+    from fwt.backends.mlx.fused import check
 
     assert not check.held(7, single, mx.cpu)
     before = single.calls
@@ -159,7 +159,7 @@ def test_rounding_stays_below_a_fifth_of_the_bound(
 ) -> None:
     import mlx.core as mx
 
-    from backends.mlx.fused import check
+    from fwt.backends.mlx.fused import check
 
     monkeypatch.setattr(check, "TOLERANCE", check.TOLERANCE / 5)
     for trial in check.FIRST + check.EVERY:
@@ -168,7 +168,7 @@ def test_rounding_stays_below_a_fifth_of_the_bound(
 
 def test_the_check_tries_every_variant_and_odd_lengths() -> None:
     need("mlx")
-    from backends.mlx.fused import check, kernel
+    from fwt.backends.mlx.fused import check, kernel
 
     trials = check.FIRST + check.EVERY
     assert {(t.norm, t.inner > 0) for t in trials} == set(product(("sum", "none"), (True, False)))
@@ -188,7 +188,7 @@ def broken(direction: str, old: str, new: str) -> Callable[[str], str]:
         return text.replace(old, new) if old in text else text
 
     need("mlx")
-    from backends.mlx.fused import kernel
+    from fwt.backends.mlx.fused import kernel
 
     assert kernel.text(direction).count(old) == 1
     return edit
@@ -212,9 +212,9 @@ def test_wrong_kernels_fail_the_check_and_auto_does_without(
     wrong = StandIn(tmp_path, "float32", CHECKED, broken(direction, old, new))
     import mlx.core as mx
 
-    from backends.mlx import fused
-    from backends.mlx.fused import check
-    from backends.mlx.ops import MlxOps
+    from fwt.backends.mlx import fused
+    from fwt.backends.mlx.fused import check
+    from fwt.backends.mlx.ops import MlxOps
 
     with pytest.warns(check.KernelWarning, match="backend mlx: no fused core: its kernels do not"):
         reason = check.failure(7, wrong, mx.cpu)
@@ -248,7 +248,7 @@ def test_kernels_that_do_not_run_fail_the_check(error: Exception) -> None:
     need("mlx")
     import mlx.core as mx
 
-    from backends.mlx.fused import check
+    from fwt.backends.mlx.fused import check
 
     run = raising(error)
     with pytest.warns(check.KernelWarning):
@@ -262,7 +262,7 @@ def test_a_fault_of_another_kind_is_not_hidden() -> None:
     need("mlx")
     import mlx.core as mx
 
-    from backends.mlx.fused import check
+    from fwt.backends.mlx.fused import check
 
     with pytest.raises(ZeroDivisionError):
         check.failure(None, raising(ZeroDivisionError("ours")), mx.cpu)
@@ -271,7 +271,7 @@ def test_a_fault_of_another_kind_is_not_hidden() -> None:
 def test_more_units_than_the_kernels_hold_are_refused(single: StandIn) -> None:
     import mlx.core as mx
 
-    from backends.mlx.fused import check
+    from fwt.backends.mlx.fused import check
 
     assert check.failure(513, single, mx.cpu) == "its kernels hold at most 512 units, and size=513"
 
@@ -284,7 +284,7 @@ def checked_by(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     need("mlx")
     import mlx.core as mx
 
-    from backends.mlx.fused import check
+    from fwt.backends.mlx.fused import check
 
     real = check.failure
     monkeypatch.setattr(check, "failure", lambda size, _, device: real(size, run, mx.cpu))
@@ -299,8 +299,8 @@ def test_a_gpu_has_the_fused_core_that_holds(
 ) -> None:
     import mlx.core as mx
 
-    from backends.mlx import fused
-    from backends.mlx.ops import MlxOps
+    from fwt.backends.mlx import fused
+    from fwt.backends.mlx.ops import MlxOps
 
     checked_by(single, monkeypatch)
     gpu, core = mx.Device(mx.gpu), model_of(7).core
@@ -314,9 +314,9 @@ def test_without_it_auto_goes_on_and_the_reason_is_told(monkeypatch: pytest.Monk
     backend = need("mlx")
     import mlx.core as mx
 
-    from backends.mlx import fused
-    from backends.mlx.fused import check
-    from backends.mlx.ops import MlxOps
+    from fwt.backends.mlx import fused
+    from fwt.backends.mlx.fused import check
+    from fwt.backends.mlx.ops import MlxOps
 
     checked_by(raising(RuntimeError("no such device")), monkeypatch)
     gpu = mx.Device(mx.gpu)
@@ -339,7 +339,7 @@ def test_without_it_auto_goes_on_and_the_reason_is_told(monkeypatch: pytest.Monk
 
 def test_a_form_asked_for_by_name_is_not_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     backend = need("mlx")
-    from backends.mlx import fused
+    from fwt.backends.mlx import fused
 
     monkeypatch.setattr(fused, "missing", raising(AssertionError("asked")))
     for form in ("matrix", "attention", "chunked"):
@@ -352,8 +352,8 @@ def test_the_cpu_keeps_its_own_time_loop() -> None:
     backend = need("mlx")
     import mlx.core as mx
 
-    from backends.mlx import fused
-    from backends.mlx.fused import kernel, loop
+    from fwt.backends.mlx import fused
+    from fwt.backends.mlx.fused import kernel, loop
 
     with mx.stream(mx.cpu):
         assert fused._time_loop(3) is loop.time_loop
@@ -367,8 +367,8 @@ def test_the_gpu_runs_what_was_held_and_nothing_else(monkeypatch: pytest.MonkeyP
     need("mlx")
     import mlx.core as mx
 
-    from backends.mlx import fused
-    from backends.mlx.fused import check, kernel, loop
+    from fwt.backends.mlx import fused
+    from fwt.backends.mlx.fused import check, kernel, loop
 
     monkeypatch.setattr(mx, "default_device", lambda: mx.Device(mx.gpu))
     monkeypatch.setattr(check, "_HELD", {(3, kernel.on_gpu, mx.gpu)})
@@ -381,7 +381,7 @@ def test_the_kernels_hold_on_the_gpu_of_this_machine() -> None:
     need("mlx")
     import mlx.core as mx
 
-    from backends.mlx.fused import check, kernel
+    from fwt.backends.mlx.fused import check, kernel
 
     if not mx.is_available(mx.gpu):
         pytest.skip("no GPU of MLX here")

@@ -34,8 +34,8 @@ def results(loop: TimeLoop, given: list[Any]) -> dict[str, Any]:
     """As `not_finite.results` names them: outputs, and gradients but those of decay and rate."""
     import mlx.core as mx
 
-    from backends.mlx.fused.loop import Schedule
-    from fwcore.cells.common import LAYER_NORM_EPSILON
+    from fwt.backends.mlx.fused.loop import Schedule
+    from fwt.fwcore.cells.common import LAYER_NORM_EPSILON
 
     z, w, which, stores, wipe, inner, norm, gain, bias, decay, rate, chunk = given
     chunk = min(chunk, z.shape[2])
@@ -74,7 +74,7 @@ def results(loop: TimeLoop, given: list[Any]) -> dict[str, Any]:
 
 def time_loop(kind: str, kernels: StandIn) -> TimeLoop:
     need("mlx")
-    from backends.mlx.fused import kernel, loop
+    from fwt.backends.mlx.fused import kernel, loop
 
     found: dict[str, TimeLoop] = {
         "loop": loop.time_loop,

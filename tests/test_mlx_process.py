@@ -11,7 +11,7 @@ from importlib.util import find_spec
 
 import pytest
 
-import backends
+from fwt import backends
 from tests.cli_tools import python
 from tests.conftest import need
 
@@ -20,7 +20,7 @@ import mlx.core as mx
 mx.set_default_device(mx.cpu)
 mx.compile(lambda x: mx.exp(x) * x + x)(mx.ones(3)).tolist()
 """
-OURS = "import backends; backends.load('mlx')\n" + COMPILED
+OURS = "from fwt import backends; backends.load('mlx')\n" + COMPILED
 PLANT = """
 #include <cstdio>
 #include <cstdlib>
@@ -67,9 +67,9 @@ def test_a_library_that_others_planted_in_the_shared_folder_is_not_loaded(tmp_pa
 
 @pytest.fixture(name="place")
 def _place(tmp_path, monkeypatch):
-    """`backends.mlx.kernels`, whose cache and temporary folders are below `tmp_path`."""
+    """`fwt.backends.mlx.kernels`, whose cache and temporary folders are below `tmp_path`."""
     need("mlx")
-    from backends.mlx import kernels as place
+    from fwt.backends.mlx import kernels as place
 
     monkeypatch.setattr(place, "cache_folder", lambda: tmp_path / "cache" / "kernels")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -136,7 +136,7 @@ def test_pythons_temporary_folder_stays_what_it_was(tmp_path):
 
 def test_mlx_that_was_imported_before_is_used(tmp_path):
     need("mlx")
-    code = "import mlx.core\nimport backends\nprint(backends.load('mlx').name)"
+    code = "import mlx.core\nfrom fwt import backends\nprint(backends.load('mlx').name)"
     done = python(code, XDG_CACHE_HOME=str(tmp_path), MLX_ENABLE_TF32="1")
     gpu = "cpu" not in backends.load("mlx").devices()[0]
     assert (done.code, done.out) == (0, "mlx\n")
@@ -159,7 +159,7 @@ def test_a_warning_comes_only_where_products_may_be_rounded(
     need("mlx")
     import mlx.core as mx
 
-    from backends.mlx import PrecisionWarning
+    from fwt.backends.mlx import PrecisionWarning
 
     monkeypatch.setattr(mx, "is_available", lambda device: gpu)
     monkeypatch.setenv("MLX_ENABLE_TF32", switch or "")
@@ -194,9 +194,9 @@ def products(*before):
 @linux
 def test_products_on_cpus_are_numpys_bit_for_bit():
     need("mlx")
-    if find_spec("backends.mlx._blas") is None:
+    if find_spec("fwt.backends.mlx._blas") is None:
         pytest.skip("blas.cpp was not compiled")
-    assert products("import backends; backends.load('mlx')") == ["numpy", *["True"] * 4]
+    assert products("from fwt import backends; backends.load('mlx')") == ["numpy", *["True"] * 4]
 
 
 @linux
@@ -204,11 +204,11 @@ def test_products_on_cpus_are_numpys_bit_for_bit():
     "before",
     [
         "import mlx.core",
-        "from fwcore import blas; blas.NAMES = ()",
-        "from backends.mlx import blas; blas.LIBRARY = 'backends.mlx._none'",
+        "from fwt.fwcore import blas; blas.NAMES = ()",
+        "from fwt.backends.mlx import blas; blas.LIBRARY = 'fwt.backends.mlx._none'",
     ],
 )
 def test_mlx_keeps_its_own_products_where_numpys_cannot_be_had(before):
     need("mlx")
-    said = products(before, "import backends; backends.load('mlx')")
+    said = products(before, "from fwt import backends; backends.load('mlx')")
     assert (said[0], said[2], said[4]) == ("mlx", "True", "True")

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backends.contract import Backend
-from fwcore import batches, model
-from fwcore.batches import Dropout, Split
-from fwcore.errors import CheckpointError
-from fwcore.layers import encoder_outputs
-from fwcore.spec import ModelSpec, TrainSpec
+from fwt.backends.contract import Backend
+from fwt.fwcore import batches, model
+from fwt.fwcore.batches import Dropout, Split
+from fwt.fwcore.errors import CheckpointError
+from fwt.fwcore.layers import encoder_outputs
+from fwt.fwcore.spec import ModelSpec, TrainSpec
 from tests import cases, oracle
 from tests.cases import Array, Engine
 from tests.tolerances import assert_close

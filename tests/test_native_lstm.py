@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-import backends
-from fwcore import model
-from fwcore.spec import ModelSpec
+from fwt import backends
+from fwt.fwcore import model
+from fwt.fwcore.spec import ModelSpec
 from tests import cases
 from tests.cases import Array
 from tests.conftest import need
@@ -61,7 +61,7 @@ def hold(want: dict[str, Array], got: dict[str, Array], dtype: str) -> None:
 @pytest.mark.parametrize("from_zeros", [True, False])
 @pytest.mark.parametrize(("batch", "time"), [(1, 1), (1, 7), (3, 11)])
 def test_it_holds_the_equations(batch: int, time: int, from_zeros: bool, dtype: str) -> None:
-    from backends.torch import native
+    from fwt.backends.torch import native
 
     on = compiled(dtype)
     names = () if from_zeros else ("h", "c")
@@ -82,8 +82,8 @@ def test_it_holds_the_equations(batch: int, time: int, from_zeros: bool, dtype: 
     ],
 )
 def test_where_it_runs_is_said(core: dict[str, Any], dtype: str, kernel: str) -> None:
-    from backends.torch import native
-    from backends.torch.module import time_loop
+    from fwt.backends.torch import native
+    from fwt.backends.torch.module import time_loop
 
     on = compiled(dtype, **core)
     assert on.describe(2, 3)["kernel"] == kernel
@@ -94,8 +94,8 @@ def test_where_it_runs_is_said(core: dict[str, Any], dtype: str, kernel: str) ->
 def test_a_model_on_a_gpu_runs_the_equations() -> None:
     import torch
 
-    from backends.torch import native
-    from backends.torch.ops import TorchOps
+    from fwt.backends.torch import native
+    from fwt.backends.torch.ops import TorchOps
 
     core = ModelSpec.parse(compiled("float32").spec.json_data(), "test").core
     assert native.covers(core, TorchOps(torch.device("cpu"), torch.float32))

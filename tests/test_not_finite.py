@@ -44,7 +44,7 @@ def test_operators_that_the_equations_write_with_products_by_0(operator: Operato
 
 
 def test_a_stream() -> None:
-    from fwcore import model
+    from fwt.fwcore import model
     from tests import cases
     from tests.conftest import engine
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fwcore.errors import ConfigError
+from fwt.fwcore.errors import ConfigError
 from tests import operators
 from tests.operators import ARGUMENTS, ASSOCIATE, CONVOLUTION, FAST, OPERATORS, Operator
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fwcore import model
-from fwcore.batches import Split
-from fwcore.schedule import learning_rate
-from fwcore.spec import TrainSpec
+from fwt.fwcore import model
+from fwt.fwcore.batches import Split
+from fwt.fwcore.schedule import learning_rate
+from fwt.fwcore.spec import TrainSpec
 from tests import cases
 from tests.cases import Array, Engine
 from tests.cli_tools import python
@@ -187,7 +187,7 @@ def test_a_compiled_step_goes_on_from_loaded_weights_and_moments() -> None:
 
 WORKERS = """
 import torch, backends
-from backends.torch.denormals import flushed
+from fwt.backends.torch.denormals import flushed
 
 def zeros():
     return int((torch.full((1 << 20,), 1e-30) * 1e-10 == 0).sum())

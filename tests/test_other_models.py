@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fwcore import estimate, model
-from fwcore.cells import alstm, convnet
-from fwcore.errors import ConfigError
-from fwcore.spec import ModelSpec, TrainSpec
+from fwt.fwcore import estimate, model
+from fwt.fwcore.cells import alstm, convnet
+from fwt.fwcore.errors import ConfigError
+from fwt.fwcore.spec import ModelSpec, TrainSpec
 from tests import cases
 from tests.cases import Array, Engine
 from tests.cli_tools import clean_environment, good, refused

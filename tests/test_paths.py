@@ -13,10 +13,10 @@ from typing import get_args
 import pytest
 import typer
 
-from cli import options
-from cli.main import app
-from fwcore import paths
-from fwcore.errors import ConfigError, FileError
+from fwt.cli import options
+from fwt.cli.main import app
+from fwt.fwcore import paths
+from fwt.fwcore.errors import ConfigError, FileError
 from tests.cli_tools import ROOT, TINY, clean_environment, environment, good, refused
 from tests.conftest import need
 
@@ -123,12 +123,12 @@ def test_every_verb_refuses_a_path_in_one_line(verb, tmp_path, monkeypatch):
 FORBIDDEN = """
 import os, sys
 sys.path.insert(0, {root!r})
-import cli.main, cli.opening, cli.predict, cli.plot, cli.running, cli.lists, fwcore.runs
-import fwcore.foreign, figures.curves, tasks.retrieval
+import fwt.cli.main, fwt.cli.opening, fwt.cli.predict, fwt.cli.plot, fwt.cli.running
+import fwt.cli.lists, fwt.fwcore.runs, fwt.fwcore.foreign, fwt.plots.curves, fwt.tasks.retrieval
 os.setgid(65534)
 os.setuid(65534)
 for words in {words!r}:
-    print(cli.main.run(words))
+    print(fwt.cli.main.run(words))
 """
 
 
@@ -176,7 +176,7 @@ def test_the_data_of_a_sweep_may_lie_in_a_home(home):
 
 
 def test_the_database_of_a_search_may_lie_in_a_home_or_under_an_odd_name(home):
-    study = pytest.importorskip("sweeps.study")
+    study = pytest.importorskip("fwt.sweep.study")
     odd = home / "50% {done}?"
     odd.mkdir()
     for where in ("sqlite:///~/a.db", odd / "a.db"):

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-import tasks
-from demo import digit
-from fwcore.errors import DataError
-from tasks import picture
-from tasks.datasets import images
-from tasks.glimpses import POLICIES, cut
-from tasks.picture import PictureWarning, as_images
-from tasks.sources import SOURCES
+from fwt import tasks
+from fwt.demo import digit
+from fwt.fwcore.errors import DataError
+from fwt.tasks import picture
+from fwt.tasks.datasets import images
+from fwt.tasks.glimpses import POLICIES, cut
+from fwt.tasks.picture import PictureWarning, as_images
+from fwt.tasks.sources import SOURCES
 from tests.cli_tools import ROOT, Done, clean_environment, fwt, good, refused
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -15,16 +15,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-import backends
-from backends.contract import Compiled, Population, compile_population
-from fwcore import checkpoint, model
-from fwcore.batches import Dropout, Split
-from fwcore.errors import BackendError, ConfigError, DivergedError, Interrupted
-from fwcore.params import initialise
-from fwcore.population import own_rates
-from fwcore.runs import RunFolder
-from fwcore.spec import RunSpec
-from fwcore.train import Data, Hooks, Outcome, train, train_together
+from fwt import backends
+from fwt.backends.contract import Compiled, Population, compile_population
+from fwt.fwcore import checkpoint, model
+from fwt.fwcore.batches import Dropout, Split
+from fwt.fwcore.errors import BackendError, ConfigError, DivergedError, Interrupted
+from fwt.fwcore.params import initialise
+from fwt.fwcore.population import own_rates
+from fwt.fwcore.runs import RunFolder
+from fwt.fwcore.spec import RunSpec
+from fwt.fwcore.train import Data, Hooks, Outcome, train, train_together
 from tests.cases import Array, Engine
 from tests.cli_tools import clean_environment, snapshot
 from tests.conftest import engine
@@ -322,7 +322,7 @@ class Rerun:
 
 def test_a_recorded_step_makes_the_same_updates(data: Data) -> None:
     """On CUDA the step is replayed; what the warm-up does to weights and moments is put back."""
-    graph = pytest.importorskip("backends.torch.graph")
+    graph = pytest.importorskip("fwt.backends.torch.graph")
 
     class Recorded:
         def __init__(self, made: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cli import lists
+from fwt.cli import lists
 from tests.cli_tools import SMALL, TINY, clean_environment, fwt, good, refused, snapshot
 from tests.conftest import need
 from tests.test_population import lines
@@ -266,6 +266,6 @@ def test_a_list_is_no_setting_of_a_run_that_goes_on(tmp_path: Path) -> None:
 
 
 def test_every_flag_that_takes_a_list_has_a_place_for_it() -> None:
-    from cli.train import SPEC_FLAGS
+    from fwt.cli.train import SPEC_FLAGS
 
     assert {SPEC_FLAGS[name] for name in lists.PARSERS} == set(lists.AXES)

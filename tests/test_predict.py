@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import backends
-import tasks
-from fwcore.runs import find_checkpoint
+from fwt import backends, tasks
+from fwt.fwcore.runs import find_checkpoint
 from tests.cli_tools import ROOT, clean_environment, fwt, good, refused
 from tests.conftest import need
 
@@ -62,7 +61,7 @@ def test_a_line_names_the_answer_its_probability_and_the_runners_up():
 
 
 def test_more_examples_than_a_batch_keep_their_order(monkeypatch):
-    monkeypatch.setattr("cli.predict.BATCH", 2)
+    monkeypatch.setattr("fwt.cli.predict.BATCH", 2)
     many = ("c9k8j3f1??c", "a1b2??b", "c9k8j3f1??k", "a1b2??a", "c9k8j3f1??j")
     found = good("predict", STRINGS, *many, "--json").json["predictions"]
     assert [(one["input"], one["answer"]) for one in found] == list(
@@ -104,7 +103,7 @@ def test_a_bad_string_is_named_with_its_position_and_nothing_is_answered(text, w
 
 
 def test_an_image_needs_no_dataset(tmp_path, monkeypatch):
-    monkeypatch.setattr("tasks.mnist_glimpse.images", None)  # to look for a dataset would fail
+    monkeypatch.setattr("fwt.tasks.mnist_glimpse.images", None)  # to look for a dataset would fail
     rows = tasks.reader(tasks.parse({"kind": "mnist-glimpse"}))
     image = np.zeros((28, 28), np.uint8)
     image[4:24, 13:16] = 255  # a stroke, which is a 1

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fwcore import checkpoint
-from fwcore.batches import Dropout
-from fwcore.errors import ConfigError
-from fwcore.ranks import SINGLE, Spread, check_together
-from fwcore.spec import RunSpec
+from fwt.fwcore import checkpoint
+from fwt.fwcore.batches import Dropout
+from fwt.fwcore.errors import ConfigError
+from fwt.fwcore.ranks import SINGLE, Spread, check_together
+from fwt.fwcore.spec import RunSpec
 from tests.cli_tools import (
     ROOT,
     TINY,
@@ -40,8 +40,8 @@ RUN = (
 # what one of the processes does when it has made so many updates
 DRIVER = """
 import os, signal, sys
-from cli.main import run
-from fwcore.ranks import Spread
+from fwt.cli.main import run
+from fwt.fwcore.ranks import Spread
 number = next(os.environ[name] for name in ("RANK", "MLX_RANK") if name in os.environ)
 real, calls = Spread.train_step, []
 def step(*arguments):
@@ -61,7 +61,7 @@ def tell(when):
     names = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
     sys.stderr.write(f"{when} {any('gloo' in name for name in names)}\\n")
 atexit.register(tell, "ended")  # before all that is registered later, so it runs after it
-from cli.main import run
+from fwt.cli.main import run
 code = run(sys.argv[1:])
 tell("trained")
 sys.exit(code)
@@ -84,7 +84,7 @@ class Pair:
 
 
 def launch(backend: str, processes: int, *words: object) -> Done:
-    """A Python script (or `-m cli`) with its arguments in so many processes."""
+    """A Python script (or `-m fwt`) with its arguments in so many processes."""
     folder = Path(sys.executable).parent
     if backend == "torch":
         start = [folder / "torchrun", f"--nproc-per-node={processes}", "--standalone"]
@@ -133,7 +133,7 @@ def _together(alone, tmp_path_factory):
     """The run that two processes make, and how they ended: those of PyTorch tell of threads."""
     backend, _ = alone
     folder = tmp_path_factory.mktemp("together")
-    start: list[object] = ["-m", "cli"]
+    start: list[object] = ["-m", "fwt"]
     if backend == "torch":
         (folder / "telling.py").write_text(TELLING)
         start = [folder / "telling.py"]
@@ -184,14 +184,14 @@ def test_a_signal_to_one_process_stops_all_at_one_update(alone, tmp_path):
     stopped = "train: stopped by signal 15 at step 8 of 12; saved"
     assert done.err.count(f"{stopped} {run / 'checkpoints/step-00000008'};") == 2
     assert checkpoint.read(run / "checkpoints/step-00000008").progress.step == 8
-    resumed = launch(backend, 2, "-m", "cli", "train", "--resume", run, "--backend", backend, "-q")
+    resumed = launch(backend, 2, "-m", "fwt", "train", "--resume", run, "--backend", backend, "-q")
     assert resumed.code == 0, resumed.err
     assert_same_run(run, wanted)
 
 
 def test_what_gloo_says_of_its_connections_is_no_result(monkeypatch, capfd):
     need("torch")
-    from backends.torch import ranks
+    from fwt.backends.torch import ranks
 
     told = {"init_process_group": lambda *_, **__: os.write(1, b"[Gloo] connected\n")}
     told |= {"get_rank": lambda: 0, "get_world_size": lambda: 2}
@@ -279,7 +279,7 @@ def test_an_error_of_the_model_is_no_lost_process():
 
 def test_python_m_cli_is_fwt():
     found = subprocess.run(
-        [sys.executable, "-m", "cli", "--version"], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "fwt", "--version"], cwd=ROOT, capture_output=True, text=True
     )
     assert found.stdout.startswith("fwt ")
 
@@ -287,8 +287,9 @@ def test_python_m_cli_is_fwt():
 def test_the_launchers_sigterm_does_not_cut_off_what_is_said():
     """It comes when a process is lost, while this one is on its way to say so."""
     code = (
-        "import os, signal\nfrom cli.failure import guarded\nfrom cli.signals import StopFlag\n"
-        "from fwcore.errors import RankLostError\n"
+        "import os, signal\nfrom fwt.cli.failure import guarded\n"
+        "from fwt.cli.signals import StopFlag\n"
+        "from fwt.fwcore.errors import RankLostError\n"
         "def lose():\n    try:\n        with StopFlag():\n            raise RankLostError('gone')\n"
         "    finally:\n        os.kill(os.getpid(), signal.SIGTERM)\n"
         "raise SystemExit(guarded(lose))"

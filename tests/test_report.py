@@ -13,13 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-import backends
-import tasks
-from cli.working import work
-from fwcore.runs import find_checkpoint
-from fwcore.train import Hooks
-from sweeps.jobs import Outcome
-from sweeps.result import Tried
+from fwt import backends, tasks
+from fwt.cli.working import work
+from fwt.fwcore.runs import find_checkpoint
+from fwt.fwcore.train import Hooks
+from fwt.sweep.jobs import Outcome
+from fwt.sweep.result import Tried
 from tests.browser import DESKTOP, PHONE, Seen, visit
 from tests.cli_tools import TINY, TINY_BASE, clean_environment, good, refused
 from tests.conftest import need
@@ -47,7 +46,7 @@ def _clean(monkeypatch):
 
 
 def lone(found: Any, *_: object) -> dict[str, list[Tried]]:
-    """What `cli.sweeping` does on a cluster, in this process."""
+    """What `fwt.cli.sweeping` does on a cluster, in this process."""
     tried: dict[str, list[Tried]] = {}
     for group in found.plan.groups:
         for setting in group.settings:
@@ -67,7 +66,7 @@ def _root(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("report")
     patch = pytest.MonkeyPatch()
     clean_environment(patch)
-    patch.setattr("cli.sweeping._run", lone)
+    patch.setattr("fwt.cli.sweeping._run", lone)
     wide = ("--size", 20)  # one of the published table
     good("train", *TINY, *wide, *TRAINED, "--out", root / "strings")
     good("train", *TINY, *wide, *TRAINED, "--seed", 1, "--out", root / "seed1")
@@ -308,7 +307,7 @@ def test_parity_is_what_verify_finds(root):
 
 
 def test_one_backend_alone_has_nothing_to_compare(root, tmp_path, monkeypatch):
-    monkeypatch.setattr("backends.installed", lambda name: name == "numpy")
+    monkeypatch.setattr("fwt.backends.installed", lambda name: name == "numpy")
     asked = (root / "strings", "--hardest", 0, "-o", tmp_path / "r.html", "--json")
     found = good("report", *asked).json
     assert found["runs"][0]["parity"] == []
@@ -453,6 +452,6 @@ def test_a_page_that_cannot_be_written_is_named(new, tmp_path):
 
 @pytest.mark.parametrize("gone", ["jinja2", "matplotlib"])
 def test_a_missing_package_is_one_line(stopped, tmp_path, monkeypatch, gone):
-    monkeypatch.setattr("cli.drawing.find_spec", lambda name: None if name == gone else name)
+    monkeypatch.setattr("fwt.cli.drawing.find_spec", lambda name: None if name == gone else name)
     words = (f"report: {gone} is not installed", "pip install 'fwt[plots]'")
     refused(3, words, "report", stopped, "-o", tmp_path / "r.html")

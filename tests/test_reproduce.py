@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from cli.reproducing import ROOT, cells_of, chapters
-from cli.sweeping import NAMES
-from fwcore.errors import CheckpointError, ConfigError, FileError
-from fwcore.runs import RunFolder
-from reproduce import cells, page, search, summary, tally
-from reproduce.curves import figures
-from reproduce.page import Chapter
-from reproduce.summary import Record
+from fwt.cli.reproducing import ROOT, cells_of, chapters
+from fwt.cli.sweeping import NAMES
+from fwt.fwcore.errors import CheckpointError, ConfigError, FileError
+from fwt.fwcore.runs import RunFolder
+from fwt.reproduce import cells, page, search, summary, tally
+from fwt.reproduce.curves import figures
+from fwt.reproduce.page import Chapter
+from fwt.reproduce.summary import Record
 from tests.cli_tools import good
 
 # Ba et al. 2016, tables 1 and 2, and Wayman & Mathew 2017
@@ -363,7 +363,7 @@ def test_the_search_of_another_task_is_refused(tmp_path):
 
 @pytest.mark.parametrize("task", PRINTED)
 def test_every_cell_of_a_table_is_searched_alike(task):
-    file = tomllib.loads((ROOT / f"reproduce/search/{task}.toml").read_text(encoding="utf-8"))
+    file = tomllib.loads((ROOT / f"fwt/reproduce/search/{task}.toml").read_text(encoding="utf-8"))
     assert file["task"] == task
     assert set(file["axes"]["model"]) == PRINTED[task].keys()
     assert all(set(file["axes"]["size"]) == errors.keys() for errors in PRINTED[task].values())
@@ -456,7 +456,7 @@ def test_a_curve_is_the_mean_of_the_seeds_that_reach_a_place_and_says_how_many()
 
 def test_figures_are_drawn(tmp_path):
     pytest.importorskip("matplotlib")
-    from reproduce.drawing import STYLES, draw
+    from fwt.reproduce.drawing import STYLES, draw
 
     group = {(c.model, c.size, c.pairs): c for c in cells_of("retrieval").group("harder")}
     runs = [record(model, 50, 0, 2.0) for model in PRINTED["retrieval"]]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from cli import reproducing, working
-from fwcore.errors import Interrupted
-from reproduce import cells, summary
+from fwt.cli import reproducing, working
+from fwt.fwcore.errors import Interrupted
+from fwt.reproduce import cells, summary
 from tests.cli_tools import Done, fwt, good, refused
 from tests.reproduce_tools import SHORT, here, places, tiny_cells
 
@@ -60,7 +60,7 @@ def test_a_cell_is_run_stored_and_not_run_again(tiny, tmp_path):
     done = here(tmp_path, "--model", "irnn", "--seeds", "0-1", "--json")
     assert done.code == 0, done
     (cell,) = done.json["cells"]
-    stored = summary.load(tmp_path / "out" / "benchmarks" / "results" / "retrieval.json")
+    stored = summary.load(tmp_path / "out" / "results" / "retrieval.json")
     assert [record.seed for record in stored] == [0, 1]
     assert cell["seeds"] == {str(record.seed): record.test_error_pct for record in stored}
     assert cell["mean"] == pytest.approx(sum(cell["seeds"].values()) / 2)
@@ -89,7 +89,7 @@ def test_on_a_gpu_the_seeds_of_a_cell_are_one_program(tiny, tmp_path, monkeypatc
 
 def test_a_finished_run_is_taken_from_its_folder(tiny, tmp_path):
     assert here(tmp_path, "--model", "irnn", "--seeds", "0").code == 0
-    store = tmp_path / "out" / "benchmarks" / "results" / "retrieval.json"
+    store = tmp_path / "out" / "results" / "retrieval.json"
     before = store.read_bytes()
     store.unlink()
     again = here(tmp_path, "--model", "irnn", "--seeds", "0")
@@ -111,7 +111,7 @@ def test_what_had_ended_is_stored_when_a_signal_comes(tiny, tmp_path, monkeypatc
     done = here(tmp_path, "--model", "irnn")
     assert done.code == 143
     out = tmp_path / "out"
-    stored = summary.load(out / "benchmarks" / "results" / "retrieval.json")
+    stored = summary.load(out / "results" / "retrieval.json")
     assert [record.seed for record in stored] == [0]
     assert f"s0 {stored[0].test_error_pct:.2f} |" in (out / "RESULTS.md").read_text()
 
@@ -123,7 +123,7 @@ def test_the_cluster_is_asked_for_as_in_a_sweep(tiny, tmp_path, monkeypatch):
         asked.append({name: given[name] for name in given.keys() - {"watch"}})
         raise Interrupted("stopped by signal 2", 2)
 
-    monkeypatch.setattr("sweeps.engine.Engine", engine)
+    monkeypatch.setattr("fwt.sweep.engine.Engine", engine)
     own = ("--workers", 2, "--retries", 5, "--reconnect", 7)
     assert here(tmp_path, *own).code == 130
     assert here(tmp_path, "--scheduler", "tcp://x:1", "--workers", 2).code == 130
@@ -139,7 +139,7 @@ def test_a_run_that_diverges_is_stored_and_said(tiny, tmp_path, monkeypatch):
     done = here(tmp_path, "--model", "irnn", "--seeds", "0")
     assert done.code == 5, done
     assert "1 of 1 runs failed" in done.err
-    (record,) = summary.load(tmp_path / "out" / "benchmarks" / "results" / "retrieval.json")
+    (record,) = summary.load(tmp_path / "out" / "results" / "retrieval.json")
     assert record.test_error_pct is None
     assert "DivergedError" in record.failure
     page = (tmp_path / "out" / "RESULTS.md").read_text()
@@ -152,12 +152,12 @@ def test_quick_runs_every_model_and_leaves_the_page_alone(tiny, tmp_path):
     assert shown == list(cells.PUBLISHED["retrieval"]["P"])
     assert "Ours, best first: " in done.out
     assert not (tmp_path / "out").exists()
-    stored = summary.load(tmp_path / "runs/quick/benchmarks/results/retrieval.json")
+    stored = summary.load(tmp_path / "runs/quick/results/retrieval.json")
     assert len(stored) == len(shown)
 
 
 def test_a_backend_that_is_not_there_is_left_out_or_refused(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr("backends.installed", lambda name: name != "mlx")
+    monkeypatch.setattr("fwt.backends.installed", lambda name: name != "mlx")
     arguments = ("reproduce", "retrieval", "--size", 20, "--model", "fast-weights", "--workers", 1)
     done = good(*arguments, *places(tmp_path))
     assert "backend   mlx is not installed: its cells are not run" in done.err

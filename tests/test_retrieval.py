@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import tasks
-from fwcore.errors import ConfigError
-from tasks.retrieval import Retrieval, Spec, generate, load
+from fwt import tasks
+from fwt.fwcore.errors import ConfigError
+from fwt.tasks.retrieval import Retrieval, Spec, generate, load
 
 COUNT = 40
 PAIRS = st.integers(1, 26)

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fwcore import checkpoint
-from fwcore.checkpoint import Best, Progress
-from fwcore.errors import CheckpointError, ConfigError, DivergedError, FileError
-from fwcore.params import initialise
-from fwcore.runs import RunFolder, default_path, find_checkpoint
-from fwcore.spec import RunSpec
+from fwt.fwcore import checkpoint
+from fwt.fwcore.checkpoint import Best, Progress
+from fwt.fwcore.errors import CheckpointError, ConfigError, DivergedError, FileError
+from fwt.fwcore.params import initialise
+from fwt.fwcore.runs import RunFolder, default_path, find_checkpoint
+from fwt.fwcore.spec import RunSpec
 from tests.cli_tools import snapshot
 from tests.test_checkpoint import SPEC, TABLE, Faulty, same
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from backends.contract import Backend
-from fwcore.batches import Split
-from fwcore.checkpoint import Checkpoint, read, sha256
-from fwcore.runs import RunFolder, default_path
+from fwt.backends.contract import Backend
+from fwt.fwcore.batches import Split
+from fwt.fwcore.checkpoint import Checkpoint, read, sha256
+from fwt.fwcore.runs import RunFolder, default_path
 from tests.cli_tools import good
 from tests.reproduce_tools import SHORT, here, tiny_cells
 from tools import ship_checkpoints as shipping

@@ -12,10 +12,10 @@ from hypothesis import Phase, find, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import NoSuchExample
 
-from fwcore.cells import cells, presets
-from fwcore.errors import ConfigError
-from fwcore.frozen import Frozen
-from fwcore.spec import ModelSpec, ReportSpec, RunSpec, TrainSpec
+from fwt.fwcore.cells import cells, presets
+from fwt.fwcore.errors import ConfigError
+from fwt.fwcore.frozen import Frozen
+from fwt.fwcore.spec import ModelSpec, ReportSpec, RunSpec, TrainSpec
 
 COUNT = st.integers(1, 10**6)
 EPOCHS = st.floats(0, 1e6, exclude_min=True)

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fwcore import memory
-from fwcore.memory import Rates
-from fwcore.spec import ModelSpec
+from fwt.fwcore import memory
+from fwt.fwcore.memory import Rates
+from fwt.fwcore.spec import ModelSpec
 from tests import cases
 from tests.cases import PLAIN, REAL_FORMS, VARIANTS, Array, Engine
 from tests.tolerances import assert_close

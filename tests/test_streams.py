@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from fwcore.runs import RunFolder
+from fwt.fwcore.runs import RunFolder
 from tests.cli_tools import ROOT, TINY, environment, good, python, snapshot
 from tests.conftest import light
 
@@ -22,14 +22,14 @@ EAGER = {"MLX_DISABLE_COMPILE": "1"}
 
 
 STRINGS = "checkpoints/retrieval-fast-weights-r20"
-HELP = "from cli.main import main\nmain()"
+HELP = "from fwt.cli.main import main\nmain()"
 FAULT = """
-import cli.main
+import fwt.cli.main
 def fault():
     print("a part of the result")
     raise RuntimeError("a fault")
-cli.main.run = fault
-cli.main.main()
+fwt.cli.main.run = fault
+fwt.cli.main.main()
 """
 
 
@@ -37,7 +37,7 @@ def shell(
     line: str, *arguments: object, encoding: str = "utf-8", **extra: str
 ) -> subprocess.CompletedProcess[str]:
     """A line of bash in which "$@" is `fwt` with arguments."""
-    words = ["bash", "-c", line, "bash", sys.executable, "-m", "cli", *map(str, arguments)]
+    words = ["bash", "-c", line, "bash", sys.executable, "-m", "fwt", *map(str, arguments)]
     return subprocess.run(
         words,
         capture_output=True,
@@ -123,7 +123,7 @@ def test_bytes_on_stdin_that_are_no_text_are_one_line() -> None:
 def test_a_bad_byte_in_a_conversation_is_named_and_the_next_line_is_answered() -> None:
     code = (
         "import io, sys\n"
-        "from cli.predict import _converse\n"
+        "from fwt.cli.predict import _converse\n"
         "sys.stdin = io.TextIOWrapper(io.BytesIO(b'\\xff\\n'), encoding='utf-8')\n"
         "_converse(None, None, 1)\n"
     )
@@ -163,9 +163,9 @@ def test_a_bar_is_for_terminals_whatever_colour_is_forced(force: str, tmp_path: 
 
 SLOW = """
 import sys, time
-from cli import streams
-from cli.main import run
-from fwcore.batches import BatchOrder
+from fwt.cli import streams
+from fwt.cli.main import run
+from fwt.fwcore.batches import BatchOrder
 real = BatchOrder.rows
 def rows(*arguments):
     time.sleep(0.1)

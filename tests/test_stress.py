@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-import backends
-from backends.contract import Backend
-from fwcore import checkpoint, train
-from fwcore.batches import Split
-from fwcore.checkpoint import Progress
-from fwcore.errors import BackendError, ConfigError, DivergedError
-from fwcore.runs import RunFolder
-from fwcore.spec import NO_FLOAT16, RunSpec, TrainSpec
-from fwcore.train import Data, train_together
+from fwt import backends
+from fwt.backends.contract import Backend
+from fwt.fwcore import checkpoint, train
+from fwt.fwcore.batches import Split
+from fwt.fwcore.checkpoint import Progress
+from fwt.fwcore.errors import BackendError, ConfigError, DivergedError
+from fwt.fwcore.runs import RunFolder
+from fwt.fwcore.spec import NO_FLOAT16, RunSpec, TrainSpec
+from fwt.fwcore.train import Data, train_together
 from tests import cases, oracle
 from tests.cases import REAL_FORMS, Array, Engine
 from tests.cli_tools import ROOT, TINY, clean_environment, good, refused, snapshot
@@ -91,7 +91,7 @@ def _unguarded(monkeypatch: pytest.MonkeyPatch, both: dict[str, Engine]) -> None
     for name in both:
         for part in ("compiled", "population"):
             monkeypatch.setattr(
-                f"backends.{name}.{part}.check_fit", lambda table, arrays, where: arrays
+                f"fwt.backends.{name}.{part}.check_fit", lambda table, arrays, where: arrays
             )
 
 
@@ -248,7 +248,7 @@ def test_real_divergence_is_named_and_leaves_a_checkpoint_that_loads(
 
 @pytest.fixture(name="drifts", scope="module")
 def _drifts() -> Any:
-    return json.loads((ROOT / "benchmarks" / "results" / "drift.json").read_text())
+    return json.loads((ROOT / "results" / "drift.json").read_text())
 
 
 def test_the_drift_that_was_measured_is_within_its_bounds(drifts: Any) -> None:

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fwcore.errors import DataError
-from tasks import datasets
-from tasks.datasets import images
-from tasks.sources import SOURCES
+from fwt.fwcore.errors import DataError
+from fwt.tasks import datasets
+from fwt.tasks.datasets import images
+from fwt.tasks.sources import SOURCES
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -12,18 +12,13 @@ from types import CodeType
 import pytest
 
 from tests.cli_tools import ROOT
-from tests.test_imports import PACKAGES
+from tests.test_imports import FILES
 
 # modules that make objects, and so run code, out of bytes
 UNPICKLERS = {
     "pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal",
 }  # fmt: skip
 OUTSIDE = "192.0.2.1"  # documentation's own, nobody's machine (RFC 5737)
-
-
-def sources() -> list[Path]:
-    """The product; `tools/` makes hostile files on purpose."""
-    return [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 
 
 def codes(code: CodeType) -> Iterator[CodeType]:
@@ -46,7 +41,7 @@ def names(path: Path) -> set[str]:
 
 
 def test_no_bytecode_names_a_pickle() -> None:
-    files = sources()
+    files = FILES
     assert len(files) > 100
     assert {str(path): names(path) & UNPICKLERS for path in files if names(path) & UNPICKLERS} == {}
 
@@ -63,7 +58,7 @@ def test_the_bytecode_is_read_whole(tmp_path: Path) -> None:
 
 
 def test_frameworks_files_are_loaded_as_weights_alone() -> None:
-    for path in sources():
+    for path in FILES:
         text, place = path.read_text(encoding="utf-8"), path.relative_to(ROOT).as_posix()
         calls = text.count("torch.load(")
         assert calls == text.count("weights_only=True"), place

@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from cli.working import work
-from fwcore.spec import RunSpec
-from fwcore.train import Hooks
-from sweeps.engine import run_jobs
-from sweeps.jobs import Ended, Job, Outcome
+from fwt.cli.working import work
+from fwt.fwcore.spec import RunSpec
+from fwt.fwcore.train import Hooks
+from fwt.sweep.engine import run_jobs
+from fwt.sweep.jobs import Ended, Job, Outcome
 from tests.cli_tools import (
     ROOT,
     TINY_BASE,
@@ -390,7 +390,7 @@ def test_ctrl_c_saves_what_runs_and_the_same_command_goes_on(scheduler, tmp_path
     runs = tmp_path / "runs"
     command = ("sweep", file, "--runs-dir", runs)
     process = subprocess.Popen(
-        [sys.executable, "-m", "cli.main", *map(str, command), "--workers", "1"],
+        [sys.executable, "-m", "fwt.cli.main", *map(str, command), "--workers", "1"],
         cwd=ROOT,
         env=environment(MLX_DISABLE_COMPILE="1"),
         stderr=subprocess.PIPE,

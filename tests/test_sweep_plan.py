@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from cli.sweeping import NAMES
-from cli.train import SPEC_FLAGS
-from cli.working import together
-from fwcore.spec import RunSpec
-from sweeps.engine import Engine
-from sweeps.jobs import Job
-from sweeps.plan import SearchSpec
-from sweeps.study import Search, Trial, connect
+from fwt.cli.sweeping import NAMES
+from fwt.cli.train import SPEC_FLAGS
+from fwt.cli.working import together
+from fwt.fwcore.spec import RunSpec
+from fwt.sweep.engine import Engine
+from fwt.sweep.jobs import Job
+from fwt.sweep.plan import SearchSpec
+from fwt.sweep.study import Search, Trial, connect
 from tests.cli_tools import ROOT, clean_environment, good, refused
 from tests.test_cli_options import SAMPLES, at
 
@@ -86,7 +86,7 @@ def test_a_grid_is_the_product_of_its_axes(tmp_path):
 
 
 def test_the_number_of_parameters_is_that_of_the_weights(tmp_path):
-    from cli.initial import first_weights
+    from fwt.cli.initial import first_weights
 
     found = planned(tmp_path, '[axes]\nmodel = ["lstm", "gru"]\nsize = [4]\n')
     for group, spec in zip(found["groups"], found["specs"], strict=True):
@@ -161,13 +161,15 @@ def test_a_file_that_is_none_is_refused(tmp_path, monkeypatch):
     words = ["storage", "database"]
     path = write(tmp_path, HEAD + SEARCH + "lr = [1]\n")
     refused(2, words, "sweep", path, "--storage", "nothing", "--quiet")
-    monkeypatch.setattr("sweeps.engine.CONNECT", "1s")
+    monkeypatch.setattr("fwt.sweep.engine.CONNECT", "1s")
     nobody = "tcp://127.0.0.1:1"
     words = ["--scheduler", nobody]
     refused(3, words, "sweep", write(tmp_path, HEAD), "--quiet", "--scheduler", nobody)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "sweeps" / "examples").glob("*.toml")), ids=str)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "fwt" / "sweep" / "examples").glob("*.toml")), ids=str
+)
 def test_the_examples_are_sweeps(path):
     shown = good("sweep", path, "--dry-run").out
     assert "budget" in shown
@@ -185,7 +187,7 @@ def test_runs_that_differ_in_lists_alone_are_trained_together(tmp_path):
 
 
 def test_the_command_gives_the_setting_that_was_chosen(tmp_path, monkeypatch):
-    from cli import sweeping
+    from fwt.cli import sweeping
 
     text = """control = "flat"
     [base]

@@ -42,7 +42,7 @@ lr = {{ low = 1e-4, high = 1e-1, log = true }}
 # in a worker: updates are so slow that runs are met in their middle, until a file is there
 SLOW = """
 import pathlib, time
-from fwcore.batches import BatchOrder
+from fwt.fwcore.batches import BatchOrder
 def slowed(real, go):
     def rows(*arguments):
         if not go.exists():
@@ -136,7 +136,7 @@ class Sweep:
         self.file.write_text(SWEEP)
         words = ["sweep", self.file, "--runs-dir", self.runs, "--json", *more]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "cli.main", *map(str, words)],
+            [sys.executable, "-m", "fwt.cli.main", *map(str, words)],
             cwd=ROOT,
             env=environment(MLX_DISABLE_COMPILE="1"),
             stdout=subprocess.PIPE,

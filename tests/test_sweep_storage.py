@@ -10,9 +10,9 @@ from contextlib import closing
 
 import pytest
 
-from fwcore.errors import FileError, InUseError
-from sweeps.plan import SearchSpec
-from sweeps.study import Search, connect
+from fwt.fwcore.errors import FileError, InUseError
+from fwt.sweep.plan import SearchSpec
+from fwt.sweep.study import Search, connect
 from tests.cli_tools import TINY_BASE, clean_environment, refused
 
 SPEC = SearchSpec.parse(

@@ -13,10 +13,10 @@ from typing import Any
 import filelock
 import pytest
 
-from cli.working import work
-from fwcore.errors import Interrupted
-from fwcore.train import Hooks
-from sweeps.jobs import Ended, Job, carry_out, finished
+from fwt.cli.working import work
+from fwt.fwcore.errors import Interrupted
+from fwt.fwcore.train import Hooks
+from fwt.sweep.jobs import Ended, Job, carry_out, finished
 from tests.cli_tools import ROOT, clean_environment, environment, refused
 from tests.conftest import light, need
 from tests.sweep_tools import SWEEP, short_jobs, sweep_file
@@ -35,7 +35,7 @@ def begun(file: Path, runs: Path) -> subprocess.Popen[str]:
     """`fwt sweep` as a process of its own with one worker."""
     words = ["sweep", file, "--workers", "1", "--runs-dir", runs, "--json"]
     return subprocess.Popen(
-        [sys.executable, "-m", "cli.main", *map(str, words)],
+        [sys.executable, "-m", "fwt.cli.main", *map(str, words)],
         cwd=ROOT,
         env=environment(MLX_DISABLE_COMPILE="1"),
         stdout=subprocess.PIPE,
@@ -125,7 +125,7 @@ def test_a_batch_that_waits_can_be_stopped(jobs):
 
 def test_a_run_that_is_begun_elsewhere_at_the_same_time_is_gone_on_with(jobs, monkeypatch):
     """Its folder comes into being between two looks at it."""
-    from cli import working
+    from fwt.cli import working
 
     real = working.running.ready
     job = jobs[0]
@@ -142,8 +142,8 @@ def test_a_run_that_is_begun_elsewhere_at_the_same_time_is_gone_on_with(jobs, mo
 
 
 def test_one_run_of_a_batch_that_diverges_is_the_only_one_that_failed(jobs, monkeypatch):
-    from cli import working
-    from fwcore.errors import DivergedError
+    from fwt.cli import working
+    from fwt.fwcore.errors import DivergedError
 
     done = carry_out(work, [jobs[0]], Hooks(), lambda: None)[0]
 
@@ -156,10 +156,10 @@ def test_one_run_of_a_batch_that_diverges_is_the_only_one_that_failed(jobs, monk
 
 
 def test_stored_runs_are_written_by_one_process_at_a_time(tmp_path, monkeypatch):
-    from cli import reproducing
+    from fwt.cli import reproducing
 
     monkeypatch.setattr(reproducing, "STORE_WAIT", 0.05)
-    store = tmp_path / "benchmarks" / "results"
+    store = tmp_path / "results"
     store.mkdir(parents=True)
     with filelock.FileLock(store / ".lock"):
         words = ("reproduce", str(store), "in use by another process")

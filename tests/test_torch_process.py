@@ -8,18 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-import backends
-from fwcore.batches import Split
-from fwcore.spec import TrainSpec
+from fwt import backends
+from fwt.fwcore.batches import Split
+from fwt.fwcore.spec import TrainSpec
 from tests import cases
 from tests.cli_tools import python
 
 TRAIN = """
 import sys
 import numpy as np, backends
-from backends.contract import compile_population
-from fwcore.batches import Split
-from fwcore.spec import TrainSpec
+from fwt.backends.contract import compile_population
+from fwt.fwcore.batches import Split
+from fwt.fwcore.spec import TrainSpec
 from tests import cases
 spec, train = cases.core_only({"kind": "lstm", "size": 4}, 3), TrainSpec(steps=1)
 params, data = cases.params_of(spec), Split(cases.noise(1, 5, 4, 3), np.array([0, 1, 1, 0, 1]))
@@ -36,7 +36,7 @@ EXPORT = """
 import warnings
 warnings.simplefilter("error")
 import torch, backends, numpy as np
-from fwcore.spec import ModelSpec
+from fwt.fwcore.spec import ModelSpec
 made = backends.load("torch")
 torch.export.export(torch.nn.Linear(2, 2), (torch.ones(1, 2),))
 with torch.backends.cudnn.flags(enabled=True):
@@ -122,7 +122,7 @@ def test_an_error_in_a_call_leaves_the_users_precision(monkeypatch, user):
 def test_of_calls_on_two_threads_the_last_brings_the_users_precision_back(user):
     import torch
 
-    from backends.torch.precision import products
+    from fwt.backends.torch.precision import products
 
     shared: Any = torch.backends
     first_left, both = Barrier(2), Barrier(2)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from fwcore import checkpoint, durable, train
-from fwcore.errors import ConfigError
-from fwcore.runs import RunFolder
+from fwt.fwcore import checkpoint, durable, train
+from fwt.fwcore.errors import ConfigError
+from fwt.fwcore.runs import RunFolder
 from tests.cli_tools import ROOT, TINY, clean_environment, environment, fwt, good, snapshot
 from tests.conftest import need
 from tests.test_checkpoint import SPEC
@@ -298,13 +298,13 @@ def test_the_harness_expects_the_documented_ends():
 RAISING = """
 import sys
 from pathlib import Path
-import cli.main
+import fwt.cli.main
 from tools.torture.start import begin
 
 def run(words):
     raise {kind}("what went wrong")
 
-cli.main.run = run
+fwt.cli.main.run = run
 ended = begin([], Path(sys.argv[1]), None)
 print(ended.code)
 print(ended.err)

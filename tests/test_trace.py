@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backends.contract import Backend
-from fwcore.spec import ModelSpec
-from fwcore.trace import Trace, effective_rank, spectrum
+from fwt.backends.contract import Backend
+from fwt.fwcore.spec import ModelSpec
+from fwt.fwcore.trace import Trace, effective_rank, spectrum
 from tests import cases
 from tests.cases import Array, Engine
 from tests.tolerances import assert_close

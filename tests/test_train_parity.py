@@ -18,18 +18,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-import backends
-import tasks
-from backends.contract import Backend
-from fwcore import checkpoint, model
-from fwcore.batches import BatchOrder, dropout
-from fwcore.layers import encoder_outputs
-from fwcore.params import initialise
-from fwcore.runs import RunFolder
-from fwcore.schedule import learning_rate
-from fwcore.spec import RunSpec
-from fwcore.train import Data, train
-from tasks.base import SPLITS
+from fwt import backends, tasks
+from fwt.backends.contract import Backend
+from fwt.fwcore import checkpoint, model
+from fwt.fwcore.batches import BatchOrder, dropout
+from fwt.fwcore.layers import encoder_outputs
+from fwt.fwcore.params import initialise
+from fwt.fwcore.runs import RunFolder
+from fwt.fwcore.schedule import learning_rate
+from fwt.fwcore.spec import RunSpec
+from fwt.fwcore.train import Data, train
+from fwt.tasks.base import SPLITS
 from tests.cases import Array, Engine
 from tests.conftest import engine, need
 from tests.tolerances import assert_close

@@ -20,10 +20,10 @@ import numpy as np
 import pytest
 import torch
 
-from backends.torch.ops import TorchOps
-from fwcore import memory
-from fwcore.cells import fast_weights
-from fwcore.cells.common import LAYER_NORM_EPSILON
+from fwt.backends.torch.ops import TorchOps
+from fwt.fwcore import memory
+from fwt.fwcore.cells import fast_weights
+from fwt.fwcore.cells.common import LAYER_NORM_EPSILON
 from tests.cases import PLANS, Array, noise
 from tests.not_finite import forms_of, hidden, results
 from tests.operators import FAST
@@ -122,7 +122,7 @@ CASES: dict[str, Case] = {
 
 def run(case: Case, dtype: str, device: str) -> dict[str, Array]:
     """Both kernels on arrays of a case: what they give, by name, in float64."""
-    from backends.torch.fused import cuda
+    from fwt.backends.torch.fused import cuda
 
     for name, value in case.limits:
         setattr(cuda, name, value)
@@ -146,7 +146,7 @@ def run(case: Case, dtype: str, device: str) -> dict[str, Array]:
 
 def fresh(case: Case, dtype: str, device: str) -> dict[str, Array]:
     """The same, with the module's constants put back afterwards."""
-    from backends.torch.fused import cuda
+    from fwt.backends.torch.fused import cuda
 
     before = {name: getattr(cuda, name) for name, _ in case.limits}
     try:
@@ -360,7 +360,7 @@ def test_kernels_compile_for_a_gpu_that_is_not_here(
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
 
-    from backends.torch.fused import cuda
+    from fwt.backends.torch.fused import cuda
 
     kernel = getattr(cuda, f"{direction}_kernel")
     options = {

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-import tasks
-from backends.contract import Compiled
-from cli.verify import print_rows
-from fwcore import checkpoint, compare
-from fwcore.batches import Split
+from fwt import tasks
+from fwt.backends.contract import Compiled
+from fwt.cli.verify import print_rows
+from fwt.fwcore import checkpoint, compare
+from fwt.fwcore.batches import Split
 from tests.cases import Array
 from tests.conftest import need
 

@@ -10,14 +10,14 @@ import pydantic
 import pydantic_core.core_schema
 import pytest
 
-from cli.main import app
-from fwcore import wording
-from fwcore.cells import cells
-from fwcore.errors import ConfigError
-from fwcore.frozen import Frozen, Items
-from fwcore.spec import RunSpec
-from sweeps.plan import Range, SearchSpec
-from tasks import TASKS, parse
+from fwt.cli.main import app
+from fwt.fwcore import wording
+from fwt.fwcore.cells import cells
+from fwt.fwcore.errors import ConfigError
+from fwt.fwcore.frozen import Frozen, Items
+from fwt.fwcore.spec import RunSpec
+from fwt.sweep.plan import Range, SearchSpec
+from fwt.tasks import TASKS, parse
 from tests.cli_tools import check_refusal, clean_environment, good, refused, typed
 from tests.test_spec import MODEL, put
 

@@ -1,6 +1,6 @@
 """The training steps of `fwt bench --out` files as one Markdown table for the README.
 
-python -m tools.bench_table benchmarks/results/bench-*.json
+python -m tools.bench_table results/bench-*.json
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How far float32 drifts from float64 over a long sequence: every cell, memory form and backend.
 
-python -m tools.drift --out benchmarks/results/drift.json
+python -m tools.drift --out results/drift.json
 
 The same weights, exact in float32, read the same numbers in both types. A drift is the largest
 difference as a part of the largest float64 number. Written beside it: which part of the gradients
@@ -20,15 +20,15 @@ from typing import Any
 
 import numpy as np
 
-import backends
-from fwcore import model
-from fwcore.cells import presets
-from fwcore.durable import write_text
-from fwcore.flow import loss_gradients
-from fwcore.params import initialise
-from fwcore.rng import Stream
-from fwcore.runs import find_checkpoint
-from fwcore.spec import ModelSpec
+from fwt import backends
+from fwt.fwcore import model
+from fwt.fwcore.cells import presets
+from fwt.fwcore.durable import write_text
+from fwt.fwcore.flow import loss_gradients
+from fwt.fwcore.params import initialise
+from fwt.fwcore.rng import Stream
+from fwt.fwcore.runs import find_checkpoint
+from fwt.fwcore.spec import ModelSpec
 from tools.outcome import place
 
 BATCH, INPUTS, SIZE = 2, 8, 16

@@ -133,7 +133,7 @@ class Player:
             return f"{self._code}\n"
         if words[0] != "fwt":
             raise ValueError(f"{written!r}: only fwt is run in a console block")
-        from cli.main import run
+        from fwt.cli.main import run
 
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):

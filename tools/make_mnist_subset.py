@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from fwcore.rng import Stream
-from tasks.datasets import BUNDLED, Images, images
-from tasks.sources import FULL, SOURCES, SUBSET
+from fwt.fwcore.rng import Stream
+from fwt.tasks.datasets import BUNDLED, Images, images
+from fwt.tasks.sources import FULL, SOURCES, SUBSET
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

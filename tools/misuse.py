@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy as np
 
-import backends
-from backends.contract import compile_population
-from fwcore.batches import Split
-from fwcore.checkpoint import write_text
-from fwcore.errors import FwtError
-from fwcore.rng import Stream
-from fwcore.spec import ModelSpec, TrainSpec
+from fwt import backends
+from fwt.backends.contract import compile_population
+from fwt.fwcore.batches import Split
+from fwt.fwcore.checkpoint import write_text
+from fwt.fwcore.errors import FwtError
+from fwt.fwcore.rng import Stream
+from fwt.fwcore.spec import ModelSpec, TrainSpec
 
 B, T, SYMBOLS, FEATURES, CLASSES, EXAMPLES, MEMBERS = 3, 4, 7, 5, 6, 9, 2
 TRAIN = TrainSpec.parse({"steps": 1, "batch_size": B}, "misuse")

@@ -1,6 +1,6 @@
 """One run on 1, 2 and 4 processes: the same losses, and what it costs or gains.
 
-    python -m tools.ranks --out benchmarks/results/ranks.json
+    python -m tools.ranks --out results/ranks.json
 
 starts `fwt train` by itself, with torchrun and with mlx.launch, 100 updates each, and compares the
 training loss of every ten updates. The processes share the cores of this machine, so that more of
@@ -18,8 +18,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import backends
-from cli import environment
+from fwt import backends
+from fwt.cli import environment
 from tools.outcome import kept, place
 
 COUNTS = (1, 2, 4)
@@ -34,12 +34,12 @@ def command(backend: str, count: int) -> list[str]:
     """What starts `fwt` in so many processes."""
     folder = Path(sys.executable).parent
     if count == 1:
-        return [sys.executable, "-m", "cli"]
+        return [sys.executable, "-m", "fwt"]
     if backend == "torch":
         start = [f"{folder}/torchrun", "--standalone", f"--nproc-per-node={count}"]
-        return [*start, "-m", "cli"]
+        return [*start, "-m", "fwt"]
     start = [f"{folder}/mlx.launch", "-n", str(count), "--backend", "ring", "--"]
-    return [*start, sys.executable, "-m", "cli"]
+    return [*start, sys.executable, "-m", "fwt"]
 
 
 def losses(backend: str, count: int) -> tuple[list[float], float]:
@@ -87,7 +87,7 @@ def main() -> int:
     asked = parser.parse_args()
     rows = [row for name in backends.TRAINING_ORDER for row in compared(name)]
     result = {
-        "command": "python -m tools.ranks --out benchmarks/results/ranks.json",
+        "command": "python -m tools.ranks --out results/ranks.json",
         "settings": list(SETTINGS),
         "held_to": HELD,
         "bad": sum(row["largest_relative_gap"] > HELD for row in rows),

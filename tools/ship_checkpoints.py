@@ -19,13 +19,12 @@ from typing import Any
 
 import numpy as np
 
-import backends
-import tasks
-from cli.opening import on_backend
-from cli.reproducing import cells_of
-from cli.verify import compared, number_type
-from fwcore.batches import Split
-from fwcore.checkpoint import (
+from fwt import backends, tasks
+from fwt.cli.opening import on_backend
+from fwt.cli.reproducing import cells_of
+from fwt.cli.verify import compared, number_type
+from fwt.fwcore.batches import Split
+from fwt.fwcore.checkpoint import (
     Checkpoint,
     read,
     read_object,
@@ -33,12 +32,12 @@ from fwcore.checkpoint import (
     sha256,
     write,
 )
-from fwcore.durable import write_text
-from fwcore.errors import CheckFailed, ConfigError
-from fwcore.runs import RunFolder, default_path
-from reproduce.cells import PUBLISHED, Cell
-from reproduce.summary import PLACES, command_of, parameters_of
-from tasks.sources import SUBSET
+from fwt.fwcore.durable import write_text
+from fwt.fwcore.errors import CheckFailed, ConfigError
+from fwt.fwcore.runs import RunFolder, default_path
+from fwt.reproduce.cells import PUBLISHED, Cell
+from fwt.reproduce.summary import PLACES, command_of, parameters_of
+from fwt.tasks.sources import SUBSET
 
 FOLDER = Path(__file__).parents[1] / "checkpoints"
 MOST = 20 * 2**20  # bytes of all together

@@ -6,7 +6,7 @@ import os
 import sys
 import warnings
 
-from backends.mlx.blas import use_numpys
+from fwt.backends.mlx.blas import use_numpys
 
 _SWITCH = "MLX_ENABLE_TF32"  # MLX reads it once, at the first product of matrices on a GPU
 
@@ -31,8 +31,8 @@ def load(precision: str) -> object:
     use_numpys()
     import mlx.core as mx
 
-    from backends.mlx.backend import MlxBackend
-    from backends.mlx.kernels import use_private_folder
+    from fwt.backends.mlx.backend import MlxBackend
+    from fwt.backends.mlx.kernels import use_private_folder
 
     use_private_folder()
     if late and wanted == "0" and before != "0" and mx.is_available(mx.gpu):

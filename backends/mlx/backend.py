@@ -7,24 +7,24 @@ from importlib.metadata import version
 
 import mlx.core as mx
 
-from backends.contract import no_dtype
-from backends.mlx import fused, ranks
-from backends.mlx.blas import use_numpys
-from backends.mlx.compiled import MlxCompiled
-from backends.mlx.ops import MlxOps
-from fwcore import limits, model
-from fwcore.errors import BackendError
-from fwcore.ops import NumpyArray
-from fwcore.params import initialise
-from fwcore.ranks import Ranks
-from fwcore.spec import ModelSpec
-from fwcore.train import as_parameters
+from fwt.backends.contract import no_dtype
+from fwt.backends.mlx import fused, ranks
+from fwt.backends.mlx.blas import use_numpys
+from fwt.backends.mlx.compiled import MlxCompiled
+from fwt.backends.mlx.ops import MlxOps
+from fwt.fwcore import limits, model
+from fwt.fwcore.errors import BackendError
+from fwt.fwcore.ops import NumpyArray
+from fwt.fwcore.params import initialise
+from fwt.fwcore.ranks import Ranks
+from fwt.fwcore.spec import ModelSpec
+from fwt.fwcore.train import as_parameters
 
 DTYPES = {"float32": mx.float32, "float64": mx.float64, "bfloat16": mx.bfloat16}
 
 
 class MlxBackend:
-    """`backends.contract.Backend` for MLX."""
+    """`fwt.backends.contract.Backend` for MLX."""
 
     name = "mlx"
 

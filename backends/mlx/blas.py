@@ -12,9 +12,9 @@ import sys
 from functools import cache
 from importlib.util import find_spec
 
-from fwcore import blas
+from fwt.fwcore import blas
 
-LIBRARY = "backends.mlx._blas"
+LIBRARY = "fwt.backends.mlx._blas"
 PRODUCTS = ("cblas_sgemm", "cblas_dgemm")
 
 

@@ -11,18 +11,18 @@ import mlx.core as mx
 import numpy as np
 from mlx import nn, utils
 
-from backends.mlx import fused
-from backends.mlx.adam import Adam
-from backends.mlx.blas import use_numpys
-from backends.mlx.module import Network, time_loop
-from backends.mlx.ops import MlxOps
-from backends.mlx.ranks import MlxRanks
-from fwcore import blas, model
-from fwcore.batches import Dropout, Split
-from fwcore.cells.base import Weights
-from fwcore.flow import moved
-from fwcore.fused import choose
-from fwcore.inputs import (
+from fwt.backends.mlx import fused
+from fwt.backends.mlx.adam import Adam
+from fwt.backends.mlx.blas import use_numpys
+from fwt.backends.mlx.module import Network, time_loop
+from fwt.backends.mlx.ops import MlxOps
+from fwt.backends.mlx.ranks import MlxRanks
+from fwt.fwcore import blas, model
+from fwt.fwcore.batches import Dropout, Split
+from fwt.fwcore.cells.base import Weights
+from fwt.fwcore.flow import moved
+from fwt.fwcore.fused import choose
+from fwt.fwcore.inputs import (
     check_batch,
     check_core_inputs,
     check_inputs,
@@ -32,13 +32,13 @@ from fwcore.inputs import (
     check_split,
     check_state,
 )
-from fwcore.layouts import permute_in, permute_out
-from fwcore.ops import NumpyArray
-from fwcore.params import Param
-from fwcore.ranks import SINGLE, Ranks
-from fwcore.spec import ModelSpec, TrainSpec
-from fwcore.trace import Trace, trace
-from fwcore.train import check_fit
+from fwt.fwcore.layouts import permute_in, permute_out
+from fwt.fwcore.ops import NumpyArray
+from fwt.fwcore.params import Param
+from fwt.fwcore.ranks import SINGLE, Ranks
+from fwt.fwcore.spec import ModelSpec, TrainSpec
+from fwt.fwcore.trace import Trace, trace
+from fwt.fwcore.train import check_fit
 
 Step = Callable[..., mx.array]
 
@@ -63,7 +63,7 @@ def restored(device: mx.Device, *trees: Any) -> Iterator[None]:
 
 
 class Stream(model.Stream):
-    """`fwcore.model.Stream` on a device of MLX."""
+    """`fwt.fwcore.model.Stream` on a device of MLX."""
 
     def __init__(
         self, ops: MlxOps, spec: ModelSpec, p: Weights, batch: int, device: mx.Device
@@ -73,14 +73,14 @@ class Stream(model.Stream):
             super().__init__(ops, spec, p, batch)
 
     def step(self, x: mx.array) -> mx.array:
-        """See `fwcore.model.Stream.step`."""
+        """See `fwt.fwcore.model.Stream.step`."""
         with mx.stream(self._device):
             found: mx.array = super().step(x)
             return found
 
 
 class MlxCompiled:
-    """`backends.contract.Compiled` on MLX."""
+    """`fwt.backends.contract.Compiled` on MLX."""
 
     backend = "mlx"
 

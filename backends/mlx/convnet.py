@@ -1,8 +1,8 @@
 """The first layer of the ConvNet on CPUs, a few glimpses at a time: an override of its equation 1.
 
-The equations are those of `fwcore.cells.convnet`. What is pooled (at 7x7 pixels five times what is
-left) never leaves the cache, and a maximum is one operation, not three. On a GPU, whose memory is
-fast and whose kernels cost by their number, the equations run as they are.
+The equations are those of `fwt.fwcore.cells.convnet`. What is pooled (at 7x7 pixels five times what
+is left) never leaves the cache, and a maximum is one operation, not three. On a GPU, whose memory
+is fast and whose kernels cost by their number, the equations run as they are.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from functools import partial, reduce
 
 import mlx.core as mx
 
-from fwcore import model
-from fwcore.cells import convnet
-from fwcore.cells.base import CellSpec, Weights
-from fwcore.memory import Plan
-from fwcore.ops import Ops
-from fwcore.spec import ModelSpec
+from fwt.fwcore import model
+from fwt.fwcore.cells import convnet
+from fwt.fwcore.cells.base import CellSpec, Weights
+from fwt.fwcore.memory import Plan
+from fwt.fwcore.ops import Ops
+from fwt.fwcore.spec import ModelSpec
 
 PIECE = 2**20  # numbers, features of all pixels, that are computed and pooled at a time
 
@@ -46,7 +46,7 @@ def _pooled(pixels: Sequence[mx.array], side: int, pooled: int) -> mx.array:
 
 
 def _first_layer(ops: Ops, p: Weights, x: mx.array) -> mx.array:
-    """See `fwcore.cells.convnet.first_layer`."""
+    """See `fwt.fwcore.cells.convnet.first_layer`."""
     side, pooled = convnet.sides(x.shape[2])
     inputs, size = side * side, p["core.conv1.bias"].shape[0]
     weight = p["core.conv1.weight"].reshape(size, -1).T
@@ -71,6 +71,6 @@ def unroll(
     given: Weights | None = None,
     first: int = 0,
 ) -> tuple[list[mx.array], convnet.SumState]:
-    """See `fwcore.model.unroll`, with eq. 1 of the ConvNet as above."""
+    """See `fwt.fwcore.model.unroll`, with eq. 1 of the ConvNet as above."""
     project = partial(convnet.project, layer=_first_layer)
     return model.unroll(ops, spec, p, x, memory, given, first, project)

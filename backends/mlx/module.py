@@ -8,13 +8,13 @@ from typing import Any
 import mlx.core as mx
 from mlx import nn
 
-from backends.mlx import convnet, fused
-from backends.mlx.ops import MlxOps
-from fwcore import model
-from fwcore.cells.base import CellSpec
-from fwcore.layouts import turned
-from fwcore.ops import NumpyArray
-from fwcore.spec import ModelSpec
+from fwt.backends.mlx import convnet, fused
+from fwt.backends.mlx.ops import MlxOps
+from fwt.fwcore import model
+from fwt.fwcore.cells.base import CellSpec
+from fwt.fwcore.layouts import turned
+from fwt.fwcore.ops import NumpyArray
+from fwt.fwcore.spec import ModelSpec
 
 
 def canonical(ops: MlxOps, spec: ModelSpec, arrays: Mapping[str, mx.array]) -> dict[str, mx.array]:
@@ -43,7 +43,7 @@ class Network(nn.Module):
         spec: the model.
         params: arrays by canonical name in MLX's axis order, float32 or float64.
         ops: the operations in the number type of the computation.
-        memory: a form of `fwcore.memory.FORMS`.
+        memory: a form of `fwt.fwcore.memory.FORMS`.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Network(nn.Module):
         input_mask: mx.array | None = None,
         hidden_mask: mx.array | None = None,
     ) -> mx.array:
-        """Class scores (B, classes); masks as in `fwcore.model.Masks`."""
+        """Class scores (B, classes); masks as in `fwt.fwcore.model.Masks`."""
         masks = model.Masks(input_mask, hidden_mask)
         weights = self.weights()
         run = time_loop(self.spec.core, self.memory)

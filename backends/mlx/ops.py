@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
-from fwcore.ops import NumpyArray
+from fwt.fwcore.ops import NumpyArray
 
 
 class MlxOps:
-    """`fwcore.ops.Ops` on MLX's default device in one number type."""
+    """`fwt.fwcore.ops.Ops` on MLX's default device in one number type."""
 
     def __init__(self, dtype: mx.Dtype) -> None:
         self.dtype = dtype

@@ -8,26 +8,26 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from backends.contract import Backend
-from backends.mlx.adam import Adam
-from backends.mlx.compiled import restored
-from backends.mlx.module import canonical
-from fwcore import model
-from fwcore.batches import Dropout, Split
-from fwcore.fused import choose
-from fwcore.inputs import check_moments, check_rows, check_split
-from fwcore.layouts import permute_in, permute_out
-from fwcore.ops import NumpyArray
-from fwcore.population import Member, Rows, own_rates
-from fwcore.spec import ModelSpec, TrainSpec
-from fwcore.train import as_parameters, check_fit
+from fwt.backends.contract import Backend
+from fwt.backends.mlx.adam import Adam
+from fwt.backends.mlx.compiled import restored
+from fwt.backends.mlx.module import canonical
+from fwt.fwcore import model
+from fwt.fwcore.batches import Dropout, Split
+from fwt.fwcore.fused import choose
+from fwt.fwcore.inputs import check_moments, check_rows, check_split
+from fwt.fwcore.layouts import permute_in, permute_out
+from fwt.fwcore.ops import NumpyArray
+from fwt.fwcore.population import Member, Rows, own_rates
+from fwt.fwcore.spec import ModelSpec, TrainSpec
+from fwt.fwcore.train import as_parameters, check_fit
 
 Arrays = dict[str, mx.array]
 Step = Callable[..., mx.array]
 
 
 class MlxPopulation:
-    """`backends.contract.Population` on MLX; see `compile_population`."""
+    """`fwt.backends.contract.Population` on MLX; see `compile_population`."""
 
     backend = "mlx"
 
@@ -258,5 +258,5 @@ def compile_population(
     dtype: str = "auto",
     memory: str = "auto",
 ) -> MlxPopulation:
-    """See `backends.contract.compile_population`."""
+    """See `fwt.backends.contract.compile_population`."""
     return MlxPopulation(backend, specs, params, device, dtype, memory)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from backends.numpy.backend import NumpyBackend
+from fwt.backends.numpy.backend import NumpyBackend
 
 
 def load(precision: str) -> NumpyBackend:

@@ -6,19 +6,19 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from backends.numpy.compiled import NumpyCompiled
-from backends.numpy.ops import NumpyOps
-from fwcore import launcher, limits, model
-from fwcore.errors import BackendError
-from fwcore.ops import NumpyArray
-from fwcore.params import initialise
-from fwcore.ranks import SINGLE, Ranks
-from fwcore.spec import ModelSpec
-from fwcore.train import as_parameters
+from fwt.backends.numpy.compiled import NumpyCompiled
+from fwt.backends.numpy.ops import NumpyOps
+from fwt.fwcore import launcher, limits, model
+from fwt.fwcore.errors import BackendError
+from fwt.fwcore.ops import NumpyArray
+from fwt.fwcore.params import initialise
+from fwt.fwcore.ranks import SINGLE, Ranks
+from fwt.fwcore.spec import ModelSpec
+from fwt.fwcore.train import as_parameters
 
 
 class NumpyBackend:
-    """`backends.contract.Backend` for NumPy."""
+    """`fwt.backends.contract.Backend` for NumPy."""
 
     name = "numpy"
 

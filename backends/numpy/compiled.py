@@ -7,28 +7,28 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from backends.numpy.module import Network
-from backends.numpy.ops import NumpyOps
-from fwcore import blas, model
-from fwcore.batches import Dropout, Split
-from fwcore.errors import BackendError
-from fwcore.fused import choose
-from fwcore.inputs import (
+from fwt.backends.numpy.module import Network
+from fwt.backends.numpy.ops import NumpyOps
+from fwt.fwcore import blas, model
+from fwt.fwcore.batches import Dropout, Split
+from fwt.fwcore.errors import BackendError
+from fwt.fwcore.fused import choose
+from fwt.fwcore.inputs import (
     check_batch,
     check_core_inputs,
     check_inputs,
     check_state,
     check_targets,
 )
-from fwcore.ops import NumpyArray
-from fwcore.ranks import SINGLE, Ranks
-from fwcore.spec import ModelSpec, TrainSpec
-from fwcore.trace import Trace, trace
-from fwcore.train import check_fit
+from fwt.fwcore.ops import NumpyArray
+from fwt.fwcore.ranks import SINGLE, Ranks
+from fwt.fwcore.spec import ModelSpec, TrainSpec
+from fwt.fwcore.trace import Trace, trace
+from fwt.fwcore.train import check_fit
 
 
 class NumpyCompiled:
-    """`backends.contract.Compiled` on NumPy."""
+    """`fwt.backends.contract.Compiled` on NumPy."""
 
     backend = "numpy"
 

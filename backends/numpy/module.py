@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from backends.numpy.ops import NumpyOps
-from fwcore import model
-from fwcore.ops import NumpyArray
-from fwcore.spec import ModelSpec
+from fwt.backends.numpy.ops import NumpyOps
+from fwt.fwcore import model
+from fwt.fwcore.ops import NumpyArray
+from fwt.fwcore.spec import ModelSpec
 
 
 class Network(dict[str, NumpyArray]):

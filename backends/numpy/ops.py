@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fwcore.ops import NumpyArray
+from fwt.fwcore.ops import NumpyArray
 
 
 class NumpyOps:
-    """`fwcore.ops.Ops` in float64."""
+    """`fwt.fwcore.ops.Ops` in float64."""
 
     def zeros(self, shape: tuple[int, ...]) -> NumpyArray:
         """See `Ops.zeros`."""

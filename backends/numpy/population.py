@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
-from backends.contract import Backend
-from backends.numpy.compiled import _refuse
-from fwcore.ops import NumpyArray
-from fwcore.spec import ModelSpec
+from fwt.backends.contract import Backend
+from fwt.backends.numpy.compiled import _refuse
+from fwt.fwcore.ops import NumpyArray
+from fwt.fwcore.spec import ModelSpec
 
 
 def compile_population(
@@ -20,5 +20,5 @@ def compile_population(
     dtype: str = "auto",
     memory: str = "auto",
 ) -> NoReturn:
-    """See `backends.contract.compile_population`; always raises BackendError."""
+    """See `fwt.backends.contract.compile_population`; always raises BackendError."""
     _refuse("training")

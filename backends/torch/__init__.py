@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from backends.torch.backend import TorchBackend
+from fwt.backends.torch.backend import TorchBackend
 
 
 def load(precision: str) -> TorchBackend:

@@ -1,7 +1,7 @@
 """A step of the associative LSTM in C++ on CPUs: an override of its equations 1 to 3.
 
-The equations are those of `fwcore.cells.alstm`; a training step costs about half. What a call is
-given and gives (B sequences, H = R/2 complex numbers, N copies; of one floating type):
+The equations are those of `fwt.fwcore.cells.alstm`; a training step costs about half. What a call
+is given and gives (B sequences, H = R/2 complex numbers, N copies; of one floating type):
 
     pre            (B, 9H)    Wx x(t) + Wh h(t-1) + b
     real, imag     (B, N, H)  c_s(t-1)
@@ -20,20 +20,20 @@ from typing import Any
 import torch
 from torch import Tensor, library
 
-from backends.torch.arguments import Array, Table
-from backends.torch.derivatives import Gradients, Rule, refuse, register
-from backends.torch.fused import cpu
-from backends.torch.mapped import one_by_one
-from backends.torch.ops import TorchOps
-from fwcore import model
-from fwcore.cells import alstm
-from fwcore.cells.base import CellSpec, Weights
-from fwcore.memory import Plan
-from fwcore.ops import Ops
-from fwcore.spec import ModelSpec
+from fwt.backends.torch.arguments import Array, Table
+from fwt.backends.torch.derivatives import Gradients, Rule, refuse, register
+from fwt.backends.torch.fused import cpu
+from fwt.backends.torch.mapped import one_by_one
+from fwt.backends.torch.ops import TorchOps
+from fwt.fwcore import model
+from fwt.fwcore.cells import alstm
+from fwt.fwcore.cells.base import CellSpec, Weights
+from fwt.fwcore.memory import Plan
+from fwt.fwcore.ops import Ops
+from fwt.fwcore.spec import ModelSpec
 
 KERNEL = "C++"
-LIBRARY = "backends.torch._alstm"
+LIBRARY = "fwt.backends.torch._alstm"
 FORWARD, BACKWARD = "fwt::associate", "fwt::associate_backward"
 PRODUCTS = 12  # of a complex number of a copy
 
@@ -53,7 +53,7 @@ def covers(core: CellSpec, ops: TorchOps) -> bool:
 
 @cache
 def places(half: int, copies: int) -> Tensor:
-    """Of the permutations P_s x = x[places[s]], int32 (N, H): `fwcore.cells.alstm.permutations`."""
+    """The places of the permutations P_s x = x[places[s]], int32 (N, H)."""
     found = alstm.permutations(half, copies).argmax(0)
     return torch.from_numpy(found.reshape(copies, half)).to(torch.int32)
 
@@ -137,7 +137,7 @@ associate_backward = torch.ops.fwt.associate_backward.default
 
 
 def _equations(pre: Tensor, real: Tensor, imag: Tensor) -> tuple[Tensor, ...]:
-    """h, c_real and c_imag by `fwcore.cells.alstm.associate`."""
+    """h, c_real and c_imag by `fwt.fwcore.cells.alstm.associate`."""
     _, copies, half = real.shape
     spec = alstm.Spec(size=2 * half, copies=copies)
     ops = TorchOps(pre.device, pre.dtype)
@@ -164,7 +164,7 @@ refuse("associate_backward", "associate")
 
 
 def _associate(ops: Ops, spec: alstm.Spec, pre: Tensor, old: alstm.Complex) -> Any:
-    """See `fwcore.cells.alstm.associate`."""
+    """See `fwt.fwcore.cells.alstm.associate`."""
     h, real, imag, _ = associate(pre, *old)
     return alstm.AssociativeState(h, alstm.Complex(real, imag))
 
@@ -178,6 +178,6 @@ def unroll(
     given: Weights | None = None,
     first: int = 0,
 ) -> tuple[list[Tensor], alstm.AssociativeState]:
-    """See `fwcore.model.unroll`, with equations 1 to 3 of the A-LSTM in the operator."""
+    """See `fwt.fwcore.model.unroll`, with equations 1 to 3 of the A-LSTM in the operator."""
     step = partial(alstm.step, associate=_associate)
     return model.unroll(ops, spec, p, x, memory, given, first, step=step)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fwcore.errors import ConfigError
+from fwt.fwcore.errors import ConfigError
 
 TYPES = (torch.float32, torch.float64)
 ALIGNED = 32  # bytes: of the registers that kernels load

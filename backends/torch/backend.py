@@ -6,24 +6,24 @@ from collections.abc import Mapping
 
 import torch
 
-from backends.contract import no_dtype
-from backends.torch import fused, ranks
-from backends.torch.compiled import TorchCompiled
-from backends.torch.ops import TorchOps
-from backends.torch.precision import MODES
-from fwcore import launcher, limits, model
-from fwcore.errors import BackendError
-from fwcore.ops import NumpyArray
-from fwcore.params import initialise
-from fwcore.ranks import Ranks
-from fwcore.spec import ModelSpec
-from fwcore.train import as_parameters
+from fwt.backends.contract import no_dtype
+from fwt.backends.torch import fused, ranks
+from fwt.backends.torch.compiled import TorchCompiled
+from fwt.backends.torch.ops import TorchOps
+from fwt.backends.torch.precision import MODES
+from fwt.fwcore import launcher, limits, model
+from fwt.fwcore.errors import BackendError
+from fwt.fwcore.ops import NumpyArray
+from fwt.fwcore.params import initialise
+from fwt.fwcore.ranks import Ranks
+from fwt.fwcore.spec import ModelSpec
+from fwt.fwcore.train import as_parameters
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
 
 class TorchBackend:
-    """`backends.contract.Backend` for PyTorch; `precision` as `backends.load` has it."""
+    """`fwt.backends.contract.Backend` for PyTorch; `precision` as `fwt.backends.load` has it."""
 
     name = "torch"
 

@@ -11,21 +11,21 @@ from torch import Tensor
 from torch.nn import Parameter, functional
 from torch.nn.parallel import DistributedDataParallel
 
-from backends.contract import Stream
-from backends.torch import fused
-from backends.torch.adam import Adam
-from backends.torch.denormals import flushed
-from backends.torch.fused.stream import FusedStream
-from backends.torch.graph import CudaRecorder, StepGraph
-from backends.torch.module import Network, override, time_loop
-from backends.torch.ops import TorchOps
-from backends.torch.precision import in_precision
-from fwcore import model
-from fwcore.batches import Dropout, Split
-from fwcore.cells import fast_weights
-from fwcore.flow import moved
-from fwcore.fused import choose
-from fwcore.inputs import (
+from fwt.backends.contract import Stream
+from fwt.backends.torch import fused
+from fwt.backends.torch.adam import Adam
+from fwt.backends.torch.denormals import flushed
+from fwt.backends.torch.fused.stream import FusedStream
+from fwt.backends.torch.graph import CudaRecorder, StepGraph
+from fwt.backends.torch.module import Network, override, time_loop
+from fwt.backends.torch.ops import TorchOps
+from fwt.backends.torch.precision import in_precision
+from fwt.fwcore import model
+from fwt.fwcore.batches import Dropout, Split
+from fwt.fwcore.cells import fast_weights
+from fwt.fwcore.flow import moved
+from fwt.fwcore.fused import choose
+from fwt.fwcore.inputs import (
     check_batch,
     check_core_inputs,
     check_inputs,
@@ -35,17 +35,17 @@ from fwcore.inputs import (
     check_split,
     check_state,
 )
-from fwcore.layouts import permute_in
-from fwcore.ops import NumpyArray
-from fwcore.params import Param
-from fwcore.ranks import SINGLE, Ranks
-from fwcore.spec import ModelSpec, TrainSpec
-from fwcore.trace import Trace, trace
-from fwcore.train import check_fit
+from fwt.fwcore.layouts import permute_in
+from fwt.fwcore.ops import NumpyArray
+from fwt.fwcore.params import Param
+from fwt.fwcore.ranks import SINGLE, Ranks
+from fwt.fwcore.spec import ModelSpec, TrainSpec
+from fwt.fwcore.trace import Trace, trace
+from fwt.fwcore.train import check_fit
 
 
 class TorchCompiled:
-    """`backends.contract.Compiled` on PyTorch."""
+    """`fwt.backends.contract.Compiled` on PyTorch."""
 
     backend = "torch"
 

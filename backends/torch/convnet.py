@@ -1,9 +1,9 @@
 """The first layer of the ConvNet in C++ on CPUs: an override of its equation 1, in one operator.
 
-The equations are those of `fwcore.cells.convnet`; a training step costs about a third, since what
-is pooled (at 7x7 pixels five times what is left) never leaves the cache. What a call is given and
-gives (N glimpses of S^2 pixels, P maxima along a side, R features; of one floating type), with the
-gradient of `out` for the first three:
+The equations are those of `fwt.fwcore.cells.convnet`; a training step costs about a third, since
+what is pooled (at 7x7 pixels five times what is left) never leaves the cache. What a call is given
+and gives (N glimpses of S^2 pixels, P maxima along a side, R features; of one floating type), with
+the gradient of `out` for the first three:
 
     pictures (N, S^2)
     weight   (R, 9)        K1
@@ -22,20 +22,20 @@ from typing import Any
 import torch
 from torch import Tensor, library
 
-from backends.torch.arguments import Array, Sizes, Table
-from backends.torch.derivatives import Gradients, Rule, refuse, register
-from backends.torch.fused import cpu
-from backends.torch.mapped import one_by_one
-from backends.torch.ops import TorchOps
-from fwcore import model
-from fwcore.cells import convnet
-from fwcore.cells.base import CellSpec, Weights
-from fwcore.memory import Plan
-from fwcore.ops import Ops
-from fwcore.spec import ModelSpec
+from fwt.backends.torch.arguments import Array, Sizes, Table
+from fwt.backends.torch.derivatives import Gradients, Rule, refuse, register
+from fwt.backends.torch.fused import cpu
+from fwt.backends.torch.mapped import one_by_one
+from fwt.backends.torch.ops import TorchOps
+from fwt.fwcore import model
+from fwt.fwcore.cells import convnet
+from fwt.fwcore.cells.base import CellSpec, Weights
+from fwt.fwcore.memory import Plan
+from fwt.fwcore.ops import Ops
+from fwt.fwcore.spec import ModelSpec
 
 KERNEL = "C++"
-LIBRARY = "backends.torch._convnet"
+LIBRARY = "fwt.backends.torch._convnet"
 BLOCK = 64  # BLOCK of convnet.cpp
 WORDS = {torch.float32: torch.int32, torch.float64: torch.int64}
 FORWARD, BACKWARD = "fwt::pooled_convolution", "fwt::pooled_convolution_backward"
@@ -140,7 +140,7 @@ pooled_convolution_backward = torch.ops.fwt.pooled_convolution_backward.default
 
 
 def _equations(pictures: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor]:
-    """Out, by `fwcore.cells.convnet.first_layer`."""
+    """Out, by `fwt.fwcore.cells.convnet.first_layer`."""
     p = {"core.conv1.weight": weight, "core.conv1.bias": bias}
     ops = TorchOps(pictures.device, pictures.dtype)
     return (convnet.first_layer(ops, p, pictures[:, None]),)
@@ -164,7 +164,7 @@ refuse("pooled_convolution_backward", "pooled_convolution")
 
 
 def _first_layer(ops: Ops, p: Weights, x: Tensor) -> Tensor:
-    """See `fwcore.cells.convnet.first_layer`."""
+    """See `fwt.fwcore.cells.convnet.first_layer`."""
     weight, bias = p["core.conv1.weight"], p["core.conv1.bias"]
     out: Tensor = pooled_convolution(x.transpose(0, 1).flatten(0, 1), weight.flatten(1), bias)[0]
     return out
@@ -179,6 +179,6 @@ def unroll(
     given: Weights | None = None,
     first: int = 0,
 ) -> tuple[list[Tensor], convnet.SumState]:
-    """See `fwcore.model.unroll`, with eq. 1 of the ConvNet in the operator."""
+    """See `fwt.fwcore.model.unroll`, with eq. 1 of the ConvNet in the operator."""
     project = partial(convnet.project, layer=_first_layer)
     return model.unroll(ops, spec, p, x, memory, given, first, project)

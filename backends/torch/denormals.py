@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-LIBRARY = "backends.torch._denormals"
+LIBRARY = "fwt.backends.torch._denormals"
 
 
 class Workers(NamedTuple):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, library
 from torch.autograd import forward_ad
 
-from fwcore.errors import ConfigError
+from fwt.fwcore.errors import ConfigError
 
 # kept, or the registrations would be undone; `library.register_autograd` does the same for three
 # times the overhead of a call, and makes every tangent 0

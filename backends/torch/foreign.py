@@ -7,15 +7,15 @@ from pathlib import Path
 
 import torch
 
-from fwcore.dtypes import BFLOAT16, unread
-from fwcore.errors import CheckpointError
-from fwcore.ops import NumpyArray
+from fwt.fwcore.dtypes import BFLOAT16, unread
+from fwt.fwcore.errors import CheckpointError
+from fwt.fwcore.ops import NumpyArray
 
 
 def read_state_dict(path: Path) -> dict[str, NumpyArray]:
     """The tensors of a `.pt` file as NumPy arrays by name.
 
-    bfloat16 comes as `fwcore.dtypes.BFLOAT16`, a type unknown to NumPy as `fwcore.dtypes.unread`.
+    bfloat16 comes as `fwt.fwcore.dtypes.BFLOAT16`, a type unknown to NumPy as its `unread`.
 
     Args:
         path: a state dict saved by `torch.save`.

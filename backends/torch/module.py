@@ -8,12 +8,12 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from backends.torch import alstm, convnet, fused, native
-from backends.torch.ops import TorchOps
-from fwcore import model
-from fwcore.cells.base import CellSpec
-from fwcore.ops import NumpyArray
-from fwcore.spec import ModelSpec
+from fwt.backends.torch import alstm, convnet, fused, native
+from fwt.backends.torch.ops import TorchOps
+from fwt.fwcore import model
+from fwt.fwcore.cells.base import CellSpec
+from fwt.fwcore.ops import NumpyArray
+from fwt.fwcore.spec import ModelSpec
 
 
 def override(core: CellSpec, ops: TorchOps) -> ModuleType | None:
@@ -40,7 +40,7 @@ class Network(torch.nn.Module):
         spec: the model.
         params: canonical arrays by name, float32 or float64.
         ops: the operations on the device and in the number type of the computation.
-        memory: a form of `fwcore.memory.FORMS`.
+        memory: a form of `fwt.fwcore.memory.FORMS`.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Network(torch.nn.Module):
     def forward(
         self, inputs: Tensor, input_mask: Tensor | None = None, hidden_mask: Tensor | None = None
     ) -> Tensor:
-        """Class scores (B, classes); masks as in `fwcore.model.Masks`."""
+        """Class scores (B, classes); masks as in `fwt.fwcore.model.Masks`."""
         masks = model.Masks(input_mask, hidden_mask)
         weights = self.weights()
         scores: Tensor = model.logits(

@@ -1,6 +1,6 @@
-"""PyTorch's own LSTM as the time loop of our LSTM on CPUs: an override of `fwcore.model.unroll`.
+"""PyTorch's own LSTM as the time loop of our LSTM on CPUs.
 
-Its equations are those of `fwcore.cells.lstm`, written there; a training step costs about half.
+Its equations are those of `fwt.fwcore.cells.lstm`, written there; a training step costs about half.
 The framework's GRU and plain network cost as much as the equations do, so they have no override.
 On CUDA the training step is one graph, and nothing was measured.
 """
@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from torch import Tensor, lstm
 
-from backends.torch.fused import Outputs
-from backends.torch.fused.cpu import NAMES
-from backends.torch.ops import TorchOps
-from fwcore.cells.base import CellSpec, Weights
-from fwcore.cells.lstm import LSTMState, Spec
-from fwcore.lookup import dense
-from fwcore.memory import Plan
-from fwcore.ops import Ops
-from fwcore.spec import ModelSpec
+from fwt.backends.torch.fused import Outputs
+from fwt.backends.torch.fused.cpu import NAMES
+from fwt.backends.torch.ops import TorchOps
+from fwt.fwcore.cells.base import CellSpec, Weights
+from fwt.fwcore.cells.lstm import LSTMState, Spec
+from fwt.fwcore.lookup import dense
+from fwt.fwcore.memory import Plan
+from fwt.fwcore.ops import Ops
+from fwt.fwcore.spec import ModelSpec
 
 KERNEL = "torch.lstm"
 
@@ -38,7 +38,7 @@ def unroll(
     given: Weights | None = None,
     first: int = 0,
 ) -> tuple[Outputs, LSTMState]:
-    """See `fwcore.model.unroll`; i, f, g, o lie as in PyTorch, whose second bias is zero here."""
+    """As `fwt.fwcore.model.unroll`; i, f, g, o as in PyTorch, whose second bias is zero here."""
     x, start, bias = dense(x), given or {}, p["core.bias"]
     zeros = x.new_zeros(x.shape[0], spec.core.size)
     state = [start.get(name, zeros)[None] for name in ("h", "c")]

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fwcore.ops import NumpyArray
+from fwt.fwcore.ops import NumpyArray
 
 
 class TorchOps:
-    """`fwcore.ops.Ops` on one device in one number type.
+    """`fwt.fwcore.ops.Ops` on one device in one number type.
 
     Args:
         precision: of float32 products, PyTorch's name: `ieee` or `tf32`.

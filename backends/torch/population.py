@@ -10,20 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backends.contract import Backend
-from backends.torch import alstm, convnet, fused
-from backends.torch.adam import add_param_group
-from backends.torch.denormals import flushed
-from backends.torch.graph import CudaRecorder, StepGraph
-from backends.torch.precision import in_precision
-from fwcore import model
-from fwcore.batches import Dropout, Split
-from fwcore.inputs import check_moments, check_rows, check_split
-from fwcore.layouts import permute_in
-from fwcore.ops import NumpyArray
-from fwcore.population import Member, Rows, own_rates
-from fwcore.spec import ModelSpec, TrainSpec
-from fwcore.train import as_parameters, check_fit
+from fwt.backends.contract import Backend
+from fwt.backends.torch import alstm, convnet, fused
+from fwt.backends.torch.adam import add_param_group
+from fwt.backends.torch.denormals import flushed
+from fwt.backends.torch.graph import CudaRecorder, StepGraph
+from fwt.backends.torch.precision import in_precision
+from fwt.fwcore import model
+from fwt.fwcore.batches import Dropout, Split
+from fwt.fwcore.inputs import check_moments, check_rows, check_split
+from fwt.fwcore.layouts import permute_in
+from fwt.fwcore.ops import NumpyArray
+from fwt.fwcore.population import Member, Rows, own_rates
+from fwt.fwcore.spec import ModelSpec, TrainSpec
+from fwt.fwcore.train import as_parameters, check_fit
 
 
 class Adam(torch.optim.Optimizer):
@@ -70,7 +70,7 @@ class Adam(torch.optim.Optimizer):
 
 
 class TorchPopulation:
-    """`backends.contract.Population` on PyTorch; see `compile_population`."""
+    """`fwt.backends.contract.Population` on PyTorch; see `compile_population`."""
 
     backend = "torch"
 
@@ -267,5 +267,5 @@ def compile_population(
     dtype: str = "auto",
     memory: str = "auto",
 ) -> TorchPopulation:
-    """See `backends.contract.compile_population`."""
+    """See `fwt.backends.contract.compile_population`."""
     return TorchPopulation(backend, specs, params, device, dtype, memory)

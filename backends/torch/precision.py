@@ -10,7 +10,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import torch
 
-from backends.torch.ops import TorchOps
+from fwt.backends.torch.ops import TorchOps
 
 MODES = {"highest": "ieee", "tf32": "tf32"}  # `TrainSpec.precision` -> PyTorch's name
 

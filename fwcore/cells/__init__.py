@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, cast
 
-from fwcore.cells.base import Cell, CellSpec
-from fwcore.errors import ConfigError, nearest
+from fwt.fwcore.cells.base import Cell, CellSpec
+from fwt.fwcore.errors import ConfigError, nearest
 
 
 @cache

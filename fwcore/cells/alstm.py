@@ -24,11 +24,11 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 from pydantic import Field, field_validator
 
-from fwcore.cells.base import CellSpec, Weights
-from fwcore.memory import Plan
-from fwcore.ops import Array, NumpyArray, Ops
-from fwcore.params import Initialiser, Param, uniform
-from fwcore.rng import Stream
+from fwt.fwcore.cells.base import CellSpec, Weights
+from fwt.fwcore.memory import Plan
+from fwt.fwcore.ops import Array, NumpyArray, Ops
+from fwt.fwcore.params import Initialiser, Param, uniform
+from fwt.fwcore.rng import Stream
 
 
 class Spec(CellSpec):
@@ -131,7 +131,7 @@ class AssociativeState(NamedTuple):
         return self.h
 
     def shifted(self, delta: Array) -> AssociativeState:
-        """See `fwcore.cells.base.Recurrent.shifted`."""
+        """See `fwt.fwcore.cells.base.Recurrent.shifted`."""
         return self._replace(h=self.h + delta)
 
     def named(self) -> dict[str, Array]:

@@ -7,10 +7,10 @@ from typing import Annotated, Any, ClassVar, Protocol
 
 import pydantic
 
-from fwcore.frozen import Frozen
-from fwcore.memory import Plan
-from fwcore.ops import Array, Ops
-from fwcore.params import Param
+from fwt.fwcore.frozen import Frozen
+from fwt.fwcore.memory import Plan
+from fwt.fwcore.ops import Array, Ops
+from fwt.fwcore.params import Param
 
 Weights = Mapping[str, Array]  # all of a model's parameters by canonical name
 MOST = 10**15  # of a count: beyond any machine, and far from where arithmetic overflows
@@ -78,7 +78,7 @@ class Recurrent(State, Protocol):
 
 
 class Cell(Protocol):
-    """A module of `fwcore.cells`: its functions and two constants, found by file name."""
+    """A module of `fwt.fwcore.cells`: its functions and two constants, found by file name."""
 
     Spec: type[CellSpec]
     # model names on the command line -> spec fields that make them, `kind` left out
@@ -91,8 +91,8 @@ class Cell(Protocol):
     def project(self, ops: Ops, spec: Any, p: Weights, x: Array, first: int) -> Sequence[Array]:
         """The slow input of all T steps in one product: (B, T, I) -> T arrays (B, ...).
 
-        x may be a `fwcore.lookup.LookedUp`, which knows `@` and `shape`; `dense` gives an array.
-        `first` is the number of the first of these time steps.
+        x may be a `fwt.fwcore.lookup.LookedUp`, which knows `@` and `shape`; `dense` gives an
+        array. `first` is the number of the first of these time steps.
         """
         ...
 

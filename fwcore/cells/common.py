@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from fwcore.cells.base import Weights
-from fwcore.ops import Array, Ops
+from fwt.fwcore.cells.base import Weights
+from fwt.fwcore.ops import Array, Ops
 
 LAYER_NORM_EPSILON = 1e-5  # pinned: the default of both frameworks today
 
@@ -21,7 +21,7 @@ class HiddenState(NamedTuple):
         return self.h
 
     def shifted(self, delta: Array) -> HiddenState:
-        """See `fwcore.cells.base.Recurrent.shifted`."""
+        """See `fwt.fwcore.cells.base.Recurrent.shifted`."""
         return HiddenState(self.h + delta)
 
     def named(self) -> dict[str, Array]:

@@ -22,12 +22,12 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
-from fwcore.cells.base import CellSpec, PositiveInt, Weights
-from fwcore.errors import ConfigError
-from fwcore.lookup import dense
-from fwcore.memory import Plan
-from fwcore.ops import Array, NumpyArray, Ops
-from fwcore.params import Param, constant, uniform
+from fwt.fwcore.cells.base import CellSpec, PositiveInt, Weights
+from fwt.fwcore.errors import ConfigError
+from fwt.fwcore.lookup import dense
+from fwt.fwcore.memory import Plan
+from fwt.fwcore.ops import Array, NumpyArray, Ops
+from fwt.fwcore.params import Param, constant, uniform
 
 KERNEL = 3  # pixels along a side of K1 and of a pooling window,
 STRIDE = 2  # and between two windows

@@ -16,14 +16,14 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 import numpy as np
 import pydantic
 
-from fwcore import memory as memories
-from fwcore.cells.base import CellSpec, Weights
-from fwcore.cells.common import normalise
-from fwcore.frozen import Items
-from fwcore.lookup import dense
-from fwcore.memory import HistoryMemory, Memory, Plan, Rates
-from fwcore.ops import Array, Ops
-from fwcore.params import Param, constant, identity, layer_norm, uniform
+from fwt.fwcore import memory as memories
+from fwt.fwcore.cells.base import CellSpec, Weights
+from fwt.fwcore.cells.common import normalise
+from fwt.fwcore.frozen import Items
+from fwt.fwcore.lookup import dense
+from fwt.fwcore.memory import HistoryMemory, Memory, Plan, Rates
+from fwt.fwcore.ops import Array, Ops
+from fwt.fwcore.params import Param, constant, identity, layer_norm, uniform
 
 # of a trained decay, whose logarithm is taken; 1 + it is 1 in every number type
 LEAST_DECAY = 1e-30
@@ -156,10 +156,10 @@ class FastState(NamedTuple):
     written: bool = False
 
     def shifted(self, delta: Array) -> FastState:
-        """See `fwcore.cells.base.Recurrent.shifted`; for a memory in the attention form."""
+        """See `fwt.fwcore.cells.base.Recurrent.shifted`; for a memory in the attention form."""
         memory = self.memory
         if self.written:
-            assert isinstance(memory, HistoryMemory)  # noqa: S101 `fwcore.flow` asked for it
+            assert isinstance(memory, HistoryMemory)  # noqa: S101 `fwt.fwcore.flow` asked for it
             memory = memory.shifted(delta)
         h = self.h if self.wiped else self.h + delta
         return self._replace(h=h, output=self.output + delta, memory=memory)

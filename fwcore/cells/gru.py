@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from fwcore.cells.base import CellSpec, Weights
-from fwcore.cells.common import HiddenState, normalise, start_hidden
-from fwcore.memory import Plan
-from fwcore.ops import Array, Ops
-from fwcore.params import Param, constant, layer_norm, uniform
+from fwt.fwcore.cells.base import CellSpec, Weights
+from fwt.fwcore.cells.common import HiddenState, normalise, start_hidden
+from fwt.fwcore.memory import Plan
+from fwt.fwcore.ops import Array, Ops
+from fwt.fwcore.params import Param, constant, layer_norm, uniform
 
 
 class Spec(CellSpec):

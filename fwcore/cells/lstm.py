@@ -14,11 +14,11 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from fwcore.cells.base import CellSpec, Weights
-from fwcore.cells.common import normalise
-from fwcore.memory import Plan
-from fwcore.ops import Array, Ops
-from fwcore.params import Initialiser, Param, layer_norm, uniform
+from fwt.fwcore.cells.base import CellSpec, Weights
+from fwt.fwcore.cells.common import normalise
+from fwt.fwcore.memory import Plan
+from fwt.fwcore.ops import Array, Ops
+from fwt.fwcore.params import Initialiser, Param, layer_norm, uniform
 
 
 class Spec(CellSpec):
@@ -72,7 +72,7 @@ class LSTMState(NamedTuple):
         return self.h
 
     def shifted(self, delta: Array) -> LSTMState:
-        """See `fwcore.cells.base.Recurrent.shifted`."""
+        """See `fwt.fwcore.cells.base.Recurrent.shifted`."""
         return self._replace(h=self.h + delta)
 
     def named(self) -> dict[str, Array]:

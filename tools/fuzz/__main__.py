@@ -1,6 +1,6 @@
 """Many thousands of damaged files through every reader of `fwt`.
 
-python -m tools.fuzz --cases 100000 --seed 0 --out benchmarks/results/fuzz.json
+python -m tools.fuzz --cases 100000 --seed 0 --out results/fuzz.json
 
 Every case is a pure function of (seed, reader, number): a finding is shown again by
 `python -m tools.fuzz --seed S --reader NAME --case N`.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar
 
-from fwcore.rng import Stream
+from fwt.fwcore.rng import Stream
 
 T = TypeVar("T")
 

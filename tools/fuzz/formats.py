@@ -397,7 +397,7 @@ def command(folder: Path) -> None:
 
 
 def _command(folder: Path, words: Sequence[str]) -> None:
-    from cli.main import run
+    from fwt.cli.main import run
 
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cli.failure import one_line
-from fwcore.errors import FwtError
+from fwt.cli.failure import one_line
+from fwt.fwcore.errors import FwtError
 
 CPU_S = 2.0  # of a case; more is a finding
 WALL_S = 10.0  # a case that waits for ever is woken after it

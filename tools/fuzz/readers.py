@@ -16,17 +16,17 @@ from typing import Any
 
 import numpy as np
 
-import tasks
-from cli.resolve import name_of, read_config, resolve
-from fwcore import checkpoint, foreign, model, params
-from fwcore.checkpoint import Checkpoint
-from fwcore.runs import RunFolder, find_checkpoint
-from fwcore.spec import RunSpec
-from reproduce import summary
-from sweeps import plan as plans
-from tasks import datasets
-from tasks.retrieval import RetrievalReader
-from tasks.sources import SOURCES, Source
+from fwt import tasks
+from fwt.cli.resolve import name_of, read_config, resolve
+from fwt.fwcore import checkpoint, foreign, model, params
+from fwt.fwcore.checkpoint import Checkpoint
+from fwt.fwcore.runs import RunFolder, find_checkpoint
+from fwt.fwcore.spec import RunSpec
+from fwt.reproduce import summary
+from fwt.sweep import plan as plans
+from fwt.tasks import datasets
+from fwt.tasks.retrieval import RetrievalReader
+from fwt.tasks.sources import SOURCES, Source
 from tools.fuzz import damage, formats, samples
 from tools.fuzz.dice import Dice
 from tools.fuzz.guard import Broken
@@ -206,7 +206,7 @@ def resume_run(folder: Path) -> None:
 
 def read_curves(folder: Path) -> None:
     """What `fwt plot` reads of a run."""
-    from figures.curves import Run, curves, metrics
+    from fwt.plots.curves import Run, curves, metrics
 
     run = RunFolder.open(folder)
     spec = usable(run.read_spec())
@@ -238,7 +238,7 @@ def read_records(folder: Path) -> None:
 
 def read_foreign(name: str, layout: str, folder: Path) -> None:
     """A file of another program, with its spec beside it, through `fwt convert`."""
-    from cli.convert import pt_reader
+    from fwt.cli.convert import pt_reader
 
     path, said = folder / name, folder / "spec.json"
     found = foreign.load(path, said, layout, pt_reader(path))
@@ -259,8 +259,8 @@ def read_settings(name: str, folder: Path) -> None:
 
 def read_sweep(folder: Path) -> None:
     """A sweep file, down to its runs."""
-    from cli.resolve import layer
-    from cli.sweeping import NAMES, _seeds
+    from fwt.cli.resolve import layer
+    from fwt.cli.sweeping import NAMES, _seeds
 
     found = plans.read(folder / "sweep.toml")
     if found.task != "retrieval":
@@ -335,7 +335,7 @@ def read_picture(name: str, folder: Path) -> None:
 
 def read_examples(folder: Path) -> None:
     """A file of strings for `fwt predict`."""
-    from cli.predict import _given
+    from fwt.cli.predict import _given
 
     reader = RetrievalReader()
     for line in _given(None, folder / "examples.txt") or []:

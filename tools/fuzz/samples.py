@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from fwcore import checkpoint, foreign, model
-from fwcore.checkpoint import Best, Checkpoint, Progress
-from fwcore.params import initialise
-from fwcore.runs import RunFolder
-from fwcore.spec import RunSpec
-from tasks.sources import SOURCES
+from fwt.fwcore import checkpoint, foreign, model
+from fwt.fwcore.checkpoint import Best, Checkpoint, Progress
+from fwt.fwcore.params import initialise
+from fwt.fwcore.runs import RunFolder
+from fwt.fwcore.spec import RunSpec
+from fwt.tasks.sources import SOURCES
 from tools.fuzz.tree import Tree, taken
 
 IMAGE = 28  # pixels along a side
@@ -239,7 +239,7 @@ def npz() -> bytes:
 
 def layouts_of(name: str, kind: str = "lstm") -> dict[str, Any]:
     """Weights by the names of a layout."""
-    from fwcore import layouts
+    from fwt.fwcore import layouts
 
     found = made(kind)
     return layouts.export(model.parameters(found.spec.model), kind, found.params, name)

@@ -1,6 +1,6 @@
 """The three C++ libraries under AddressSanitizer and UBSan: 10,000 drawn calls of each.
 
-python -m tools.sanitize --calls 10000 --seed 0 --out benchmarks/results/sanitize.json
+python -m tools.sanitize --calls 10000 --seed 0 --out results/sanitize.json
 
 Each is compiled anew with `-fsanitize=address,undefined`, and called in a process of its own that
 ends at the first fault. A call follows from seed and number; `calls.py` says what is drawn. Needs

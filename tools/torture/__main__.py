@@ -1,6 +1,6 @@
 """Some hundred training processes killed, stopped and starved; every run must end the same.
 
-python -m tools.torture --kills 400 --seed 0 --out benchmarks/results/torture.json
+python -m tools.torture --kills 400 --seed 0 --out results/torture.json
 
 Every case is a pure function of (seed, backend, number), but the moment of a kill from outside:
 a finding is shown again by `python -m tools.torture --seed S --backend NAME --only N`.

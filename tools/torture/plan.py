@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fwcore.rng import Stream
+from fwt.fwcore.rng import Stream
 
 # what is done in each `len(ROUND)` cases of a backend, one after another
 ROUND = (

@@ -26,8 +26,8 @@ RUN = (
     "--dropout", "0.1",
 )  # fmt: skip
 LOADED = (
-    "cli.lists", "cli.main", "cli.population", "cli.running", "fwcore.foreign",
-    "importlib.readers", "tasks.retrieval", "typer._adapters",
+    "fwt.cli.lists", "fwt.cli.main", "fwt.cli.population", "fwt.cli.running", "fwt.fwcore.foreign",
+    "importlib.readers", "fwt.tasks.retrieval", "typer._adapters",
 )  # fmt: skip
 TMPFS = "fwt-torture"
 
@@ -59,7 +59,7 @@ def load(backend: str) -> None:
     """
     for name in LOADED:
         importlib.import_module(name)
-    import backends
+    from fwt import backends
 
     backends.load(backend, "highest")
     if backend == "torch":
@@ -91,8 +91,8 @@ def _child(command: list[str], run: Path, blow: Blow | None, told: int, err: int
         os.dup2(quiet, 1)
         os.dup2(err, 2)
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
-        from cli import streams
-        from cli.main import run as command_line
+        from fwt.cli import streams
+        from fwt.cli.main import run as command_line
 
         if blow is not None and blow.kind == "closed":
             close_streams()

@@ -6,15 +6,15 @@ from functools import partial
 
 import mlx.core as mx
 
-from backends.mlx.fused import check, kernel, loop, unrolled
-from backends.mlx.fused.unrolled import TimeLoop
-from backends.mlx.ops import MlxOps
-from fwcore import fused
-from fwcore.cells.base import CellSpec, Weights
-from fwcore.cells.fast_weights import FastState
-from fwcore.memory import Plan
-from fwcore.ops import Ops
-from fwcore.spec import ModelSpec
+from fwt.backends.mlx.fused import check, kernel, loop, unrolled
+from fwt.backends.mlx.fused.unrolled import TimeLoop
+from fwt.backends.mlx.ops import MlxOps
+from fwt.fwcore import fused
+from fwt.fwcore.cells.base import CellSpec, Weights
+from fwt.fwcore.cells.fast_weights import FastState
+from fwt.fwcore.memory import Plan
+from fwt.fwcore.ops import Ops
+from fwt.fwcore.spec import ModelSpec
 
 KERNELS = {"cpu": "custom_function", "metal": "Metal", "cuda": "CUDA"}
 
@@ -79,5 +79,5 @@ def unroll(
     given: Weights | None = None,
     first: int = 0,
 ) -> tuple[list[mx.array], FastState]:
-    """`fwcore.model.unroll` by the fused core; see there."""
+    """`fwt.fwcore.model.unroll` by the fused core; see there."""
     return unrolled.unroll(_time_loop(spec.core.size), ops, spec, p, x, memory, given, first)

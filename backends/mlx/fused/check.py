@@ -15,14 +15,14 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 import numpy as np
 
-from backends.mlx.fused import kernel, unrolled
-from backends.mlx.ops import MlxOps
-from fwcore import model
-from fwcore.memory import Plan
-from fwcore.ops import NumpyArray
-from fwcore.params import initialise
-from fwcore.rng import Stream
-from fwcore.spec import ModelSpec
+from fwt.backends.mlx.fused import kernel, unrolled
+from fwt.backends.mlx.ops import MlxOps
+from fwt.fwcore import model
+from fwt.fwcore.memory import Plan
+from fwt.fwcore.ops import NumpyArray
+from fwt.fwcore.params import initialise
+from fwt.fwcore.rng import Stream
+from fwt.fwcore.spec import ModelSpec
 
 # The largest difference, as a part of the largest number of an array (or of FLOOR). Rounding alone,
 # in float32 and passed through the recurrence, stays below a fifth of it.

@@ -6,16 +6,16 @@ from collections.abc import Callable
 
 import mlx.core as mx
 
-from backends.mlx.fused.loop import Schedule, Tree
-from fwcore import fused
-from fwcore.cells import fast_weights
-from fwcore.cells.base import Weights
-from fwcore.cells.common import LAYER_NORM_EPSILON
-from fwcore.cells.fast_weights import FastState
-from fwcore.lookup import LookedUp
-from fwcore.memory import HistoryMemory, Plan
-from fwcore.ops import Ops
-from fwcore.spec import ModelSpec
+from fwt.backends.mlx.fused.loop import Schedule, Tree
+from fwt.fwcore import fused
+from fwt.fwcore.cells import fast_weights
+from fwt.fwcore.cells.base import Weights
+from fwt.fwcore.cells.common import LAYER_NORM_EPSILON
+from fwt.fwcore.cells.fast_weights import FastState
+from fwt.fwcore.lookup import LookedUp
+from fwt.fwcore.memory import HistoryMemory, Plan
+from fwt.fwcore.ops import Ops
+from fwt.fwcore.spec import ModelSpec
 
 TimeLoop = Callable[[Schedule], Callable[[Tree], Tree]]
 
@@ -30,7 +30,7 @@ def unroll(
     given: Weights | None = None,
     first: int = 0,
 ) -> tuple[list[mx.array], FastState]:
-    """`fwcore.model.unroll` by the fused core, by a `time_loop` as in `loop.py`; see there."""
+    """`fwt.fwcore.model.unroll` by the fused core, by a `time_loop` as in `loop.py`; see there."""
     cell, start = spec.core, dict(given or {})
     assert isinstance(cell, fast_weights.Spec)  # noqa: S101 `missing` was asked
     controls = fused.controls(cell, x.shape[1], first)

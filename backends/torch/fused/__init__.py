@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backends.torch.fused import cpu, operator
-from backends.torch.ops import TorchOps
-from fwcore import fused
-from fwcore.cells import fast_weights
-from fwcore.cells.base import CellSpec, Weights
-from fwcore.memory import Plan
-from fwcore.ops import Ops
-from fwcore.spec import ModelSpec
+from fwt.backends.torch.fused import cpu, operator
+from fwt.backends.torch.ops import TorchOps
+from fwt.fwcore import fused
+from fwt.fwcore.cells import fast_weights
+from fwt.fwcore.cells.base import CellSpec, Weights
+from fwt.fwcore.memory import Plan
+from fwt.fwcore.ops import Ops
+from fwt.fwcore.spec import ModelSpec
 
 KERNELS = {"cpu": "C++", "cuda": "Triton"}
 
@@ -51,7 +51,7 @@ def kernel(device: torch.device) -> str:
 def _controls(
     core: fast_weights.Spec, steps: int, first: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """`fwcore.fused.controls` on a device, sent once."""
+    """`fwt.fwcore.fused.controls` on a device, sent once."""
     return tuple(torch.tensor(a, device=device) for a in fused.controls(core, steps, first))  # type: ignore[return-value]
 
 
@@ -107,7 +107,7 @@ def unroll(
     given: Weights | None = None,
     first: int = 0,
 ) -> tuple[Outputs, Final]:
-    """`fwcore.model.unroll` in one operator, from zeros: the outputs and the final state."""
+    """`fwt.fwcore.model.unroll` in one operator, from zeros: the outputs and the final state."""
     core = spec.core
     assert isinstance(core, fast_weights.Spec)  # noqa: S101 `missing` was asked
     z = fast_weights.slow_input(ops, core, p, x, first)

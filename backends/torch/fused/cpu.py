@@ -12,10 +12,10 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from backends.torch.fused.kept import empty
-from fwcore.cells.common import LAYER_NORM_EPSILON
+from fwt.backends.torch.fused.kept import empty
+from fwt.fwcore.cells.common import LAYER_NORM_EPSILON
 
-LIBRARY = "backends.torch.fused._kernel"
+LIBRARY = "fwt.backends.torch.fused._kernel"
 LEAST = ("AVX2", "AVX512")  # what torch calls the processors that x86-64-v3 code runs on
 NAMES = {torch.float32: "float32", torch.float64: "float64"}
 # in lanes: the states that are stored, pre = W h + C x, the brackets (normalised), 1 / their

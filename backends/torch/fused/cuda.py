@@ -1,6 +1,6 @@
 """The fused core on CUDA: one Triton kernel each way, one program a sequence, for all time steps.
 
-Forward, one time step of one sequence (eq. 1 to 3 of `fwcore.cells.fast_weights`, eq. 4 for the
+Forward, one time step of one sequence (eq. 1 to 3 of `fwt.fwcore.cells.fast_weights`, eq. 4 for the
 reads): W h by multiply and sum from a tile of W that stays in registers; then S times scores and
 readout of the past in one pass over tiles of states. The states of the running block of time
 steps are a register tile; older ones are read from the output buffer itself, behind one barrier
@@ -42,10 +42,10 @@ import torch
 import triton
 from torch import Tensor
 
-from backends.torch.fused.kept import empty
-from backends.torch.fused.triton_backward import backward_kernel
-from backends.torch.fused.triton_forward import forward_kernel
-from fwcore.cells.common import LAYER_NORM_EPSILON
+from fwt.backends.torch.fused.kept import empty
+from fwt.backends.torch.fused.triton_backward import backward_kernel
+from fwt.backends.torch.fused.triton_forward import forward_kernel
+from fwt.fwcore.cells.common import LAYER_NORM_EPSILON
 
 # by sequence: the slow brackets W h + C x; the brackets, normalised where there is a norm, and 1 /
 # their standard deviations; A at the borders; what a variant has no use for stays as it was
@@ -95,7 +95,7 @@ def forward(
     rate: Tensor,
     chunk: int,
 ) -> list[Tensor]:
-    """All time steps of all sequences: see `backends.torch.fused.operator`.
+    """All time steps of all sequences: see `fwt.backends.torch.fused.operator`.
 
     Args:
         z: slow input, (P, B, T, R).

@@ -29,20 +29,20 @@ from typing import Any
 import torch
 from torch import Tensor, library
 
-from backends.torch.arguments import Array, Table, Whole
-from backends.torch.derivatives import Gradients, Rule, refuse, register
-from backends.torch.fused import cpu
-from backends.torch.fused.kept import SIZES, empty
-from backends.torch.mapped import as_members
-from backends.torch.ops import TorchOps
-from fwcore import memory
-from fwcore.cells import fast_weights as cell
+from fwt.backends.torch.arguments import Array, Table, Whole
+from fwt.backends.torch.derivatives import Gradients, Rule, refuse, register
+from fwt.backends.torch.fused import cpu
+from fwt.backends.torch.fused.kept import SIZES, empty
+from fwt.backends.torch.mapped import as_members
+from fwt.backends.torch.ops import TorchOps
+from fwt.fwcore import memory
+from fwt.fwcore.cells import fast_weights as cell
 
 
 def _kernel(device: torch.device) -> ModuleType:
     """The module whose `KEPT`, `forward` and `backward` are for a device."""
     if device.type == "cuda":
-        from backends.torch.fused import cuda
+        from fwt.backends.torch.fused import cuda
 
         return cuda
     return cpu
@@ -134,7 +134,7 @@ def _equations(
     rate: Tensor,
     chunk: int,
 ) -> tuple[Tensor]:
-    """The states, by `fwcore.cells.fast_weights`, with A as it is written."""
+    """The states, by `fwt.fwcore.cells.fast_weights`, with A as it is written."""
     members, batch, steps, size = z.shape
     ops, slow = TorchOps(z.device, z.dtype), which.tolist()
     spec = cell.Spec(

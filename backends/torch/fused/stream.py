@@ -7,13 +7,13 @@ import ctypes
 import torch
 from torch import Tensor
 
-from backends.torch.arguments import Array, Table
-from backends.torch.fused import cpu
-from backends.torch.ops import TorchOps
-from fwcore.cells import fast_weights
-from fwcore.cells.base import Weights
-from fwcore.cells.common import LAYER_NORM_EPSILON
-from fwcore.memory import check_sizes
+from fwt.backends.torch.arguments import Array, Table
+from fwt.backends.torch.fused import cpu
+from fwt.backends.torch.ops import TorchOps
+from fwt.fwcore.cells import fast_weights
+from fwt.fwcore.cells.base import Weights
+from fwt.fwcore.cells.common import LAYER_NORM_EPSILON
+from fwt.fwcore.memory import check_sizes
 
 INPUT = Table("stream.step", {"h": Array("B R"), "x": Array("B I")})
 
@@ -29,11 +29,11 @@ class _Settings(ctypes.Structure):
 
 
 class FusedStream:
-    """`fwcore.model.Stream` in one call a step; the weights are those of the time it was made.
+    """`fwt.fwcore.model.Stream` in one call a step; the weights are those of the time it was made.
 
     Args:
         ops: the operations, for their number type.
-        core: a core that `backends.torch.fused` covers.
+        core: a core that `fwt.backends.torch.fused` covers.
         p: the parameters by canonical name.
         batch: B, sequences side by side.
 
@@ -79,7 +79,7 @@ class FusedStream:
         ]
 
     def step(self, x: Tensor) -> Tensor:
-        """See `fwcore.model.Stream.step`.
+        """See `fwt.fwcore.model.Stream.step`.
 
         Raises:
             ConfigError: x is not (B, I) of the model's number type on the CPU.
