@@ -69,8 +69,8 @@ def hit(where: str, count: int, name: str) -> str:
 
 
 UPDATE = "fwt.fwcore.batches:BatchOrder:rows"  # called within an update
-SAVE = "fwcore:checkpoint:write_tensors"  # called twice a save: weights, then moments
-WRITE = "fwcore:durable:write_text"  # spec, run.json, state, pointers, metrics, ...
+SAVE = "fwt.fwcore:checkpoint:write_tensors"  # called twice a save: weights, then moments
+WRITE = "fwt.fwcore:durable:write_text"  # spec, run.json, state, pointers, metrics, ...
 
 
 @pytest.fixture(scope="module", name="references")
@@ -232,7 +232,7 @@ def test_ctrl_c_from_outside_while_training(tmp_path):
 
 
 def test_ctrl_c_before_anything_is_written(start, tmp_path):
-    done = start("torch", hit("fwcore:params:initialise", 1, "SIGINT"), "--out", tmp_path / "run")
+    done = start("torch", hit("fwt.fwcore:params:initialise", 1, "SIGINT"), "--out", tmp_path / "run")
     assert done.code == 130, done
     assert done.err == "interrupted\n"
     assert not (tmp_path / "run").exists()

@@ -92,7 +92,7 @@ def test_no_page_of_the_reference_is_endless(browser: Any, site: Path) -> None:
 
 
 def test_the_reference_has_signatures_and_options(browser: Any, site: Path) -> None:
-    with visit(browser, (site / "api" / "fwt.backends.html").as_uri()) as seen:
+    with visit(browser, (site / "api" / "backends.html").as_uri()) as seen:
         compiled = seen.page.locator(r"[id='fwt.backends.contract.Backend.compile']").inner_text()
         assert "spec: ModelSpec" in compiled
     with visit(browser, (site / "api" / "cells.html").as_uri()) as seen:

@@ -186,7 +186,8 @@ def test_a_compiled_step_goes_on_from_loaded_weights_and_moments() -> None:
 
 
 WORKERS = """
-import torch, backends
+import torch
+from fwt import backends
 from fwt.backends.torch.denormals import flushed
 
 def zeros():

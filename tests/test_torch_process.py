@@ -16,7 +16,8 @@ from tests.cli_tools import python
 
 TRAIN = """
 import sys
-import numpy as np, backends
+import numpy as np
+from fwt import backends
 from fwt.backends.contract import compile_population
 from fwt.fwcore.batches import Split
 from fwt.fwcore.spec import TrainSpec
@@ -35,7 +36,8 @@ print([name for name in ("torch._dynamo", "sympy") if name in sys.modules])
 EXPORT = """
 import warnings
 warnings.simplefilter("error")
-import torch, backends, numpy as np
+import torch, numpy as np
+from fwt import backends
 from fwt.fwcore.spec import ModelSpec
 made = backends.load("torch")
 torch.export.export(torch.nn.Linear(2, 2), (torch.ones(1, 2),))

@@ -97,7 +97,7 @@ def commands(block: Block) -> list[tuple[str, str]]:
 
 def copy_checkout(target: Path) -> None:
     """A copy of all that the guides need, in a folder that is not there yet."""
-    shutil.copytree(ROOT, target, ignore=LEFT)
+    shutil.copytree(ROOT, target, symlinks=True, ignore=LEFT)
 
 
 # --- in the copy ----------------------------------------------------------------------------
