@@ -232,7 +232,9 @@ def test_ctrl_c_from_outside_while_training(tmp_path):
 
 
 def test_ctrl_c_before_anything_is_written(start, tmp_path):
-    done = start("torch", hit("fwt.fwcore:params:initialise", 1, "SIGINT"), "--out", tmp_path / "run")
+    done = start(
+        "torch", hit("fwt.fwcore:params:initialise", 1, "SIGINT"), "--out", tmp_path / "run"
+    )
     assert done.code == 130, done
     assert done.err == "interrupted\n"
     assert not (tmp_path / "run").exists()

@@ -15,10 +15,10 @@ from fwt.bench.suite import OK
 from fwt.fwcore.associator import Point
 from fwt.fwcore.spec import ModelSpec
 from fwt.plots import attention, canvas, curves, flow, recall
+from fwt.report import confusion, inline
 from fwt.report.pictures import Album
 from fwt.reproduce import drawing
 from fwt.reproduce.curves import Figure, Line
-from fwt.report import confusion, inline
 from tests import cases
 from tests.cli_tools import good, python
 
