@@ -8,11 +8,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from fwt.fwcore.analysis.trace import Trace
 from fwt.fwcore.errors import BackendError
-from fwt.fwcore.lockstep import Lockstep, Trainable
-from fwt.fwcore.ranks import Ranks
 from fwt.fwcore.spec import NO_FLOAT16, ModelSpec
-from fwt.fwcore.trace import Trace
+from fwt.fwcore.training.lockstep import Lockstep, Trainable
+from fwt.fwcore.training.ranks import Ranks
 
 NumpyArray = np.ndarray[Any, np.dtype[Any]]
 
@@ -68,7 +68,7 @@ class Compiled(Trainable, Protocol):
         ...
 
     def pulled(self, inputs: NumpyArray, outputs: NumpyArray, scores: NumpyArray) -> NumpyArray:
-        """Gradients pulled back to the hidden states, by every way they act, see `fwt.fwcore.flow`.
+        """Gradients pulled back to the hidden states, by every way they act.
 
         Args:
             inputs: int (B, T) or (B, T, features).

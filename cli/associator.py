@@ -12,7 +12,7 @@ import typer
 from fwt.cli import options
 
 if TYPE_CHECKING:
-    from fwt.fwcore.associator import Point
+    from fwt.fwcore.analysis.associator import Point
 
 MEMORIES = {
     "linear": "squared error / squared value",
@@ -48,7 +48,7 @@ def associator(
     check_drawing([figure])
     counts = _checked(memory, keys, pairs, decay, age)
     points = [_point(memory, keys, size, n, decay, age, trials, seed) for n in counts]
-    from fwt.fwcore.associator import capacity
+    from fwt.fwcore.analysis.associator import capacity
 
     within = TOLERATED[memory]
     plain = keys == "random" and decay == 1 and age == 0
@@ -77,8 +77,8 @@ def associator(
 
 def _checked(memory: str, keys: str, pairs: str, decay: float, age: int) -> list[int]:
     """The numbers of pairs. Raises ConfigError for what does not go together."""
-    from fwt.cli.lists import whole_numbers
     from fwt.fwcore.errors import ConfigError, nearest
+    from fwt.lists import whole_numbers
 
     if memory not in MEMORIES:
         raise ConfigError(f"--memory: unknown name {memory!r} ({nearest(memory, MEMORIES)})")
@@ -96,7 +96,7 @@ def _checked(memory: str, keys: str, pairs: str, decay: float, age: int) -> list
 def _point(
     memory: str, keys: str, size: int, pairs: int, decay: float, age: int, trials: int, seed: int
 ) -> Point:
-    from fwt.fwcore import associator as theory
+    from fwt.fwcore.analysis import associator as theory
 
     if memory == "hopfield":
         samples = theory.measured_bit_error(size, pairs, trials, seed)

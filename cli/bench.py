@@ -188,9 +188,9 @@ def _run(
 
 def _header(side: Framework, shapes: list[Shape], chosen: Options, ceilings: Any) -> dict[str, Any]:
     """Where and how it was measured."""
+    from fwt import environment
     from fwt.bench import machine
     from fwt.bench.check import TOLERANCES
-    from fwt.cli import environment
 
     name = side.backend.name
     versions = side.backend.versions()
@@ -221,7 +221,7 @@ def _header(side: Framework, shapes: list[Shape], chosen: Options, ceilings: Any
 
 def _write(out: Path | None, result: dict[str, Any]) -> None:
     """The result so far as a file. Raises FileError."""
-    from fwt.fwcore.durable import make_folder, write_text
+    from fwt.fwcore.storage.durable import make_folder, write_text
 
     if out is None:
         return

@@ -74,7 +74,7 @@ def memories() -> Iterable[str]:
 
 def controls() -> Iterable[str]:
     """Values of `--control`."""
-    from fwt.cli.resolve import CONTROLS
+    from fwt.settings import CONTROLS
 
     return CONTROLS
 
@@ -102,7 +102,7 @@ def splits() -> Iterable[str]:
 
 def layouts() -> Iterable[str]:
     """Names of layouts of weights."""
-    from fwt.fwcore.layouts import LAYOUTS
+    from fwt.fwcore.storage.layouts import LAYOUTS
 
     return LAYOUTS
 

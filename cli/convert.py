@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -60,15 +59,16 @@ def convert(
     import json
 
     from fwt.cli.verify import compared, print_rows
-    from fwt.fwcore import foreign
     from fwt.fwcore.errors import CheckFailed
+    from fwt.fwcore.storage import foreign
+    from fwt.opening import pt_reader
 
     found = foreign.load(source, spec, source_layout, pt_reader(source), zero_biases)
     foreign.save(target, found, to)
     rows = []
     if check:
         from fwt import tasks
-        from fwt.cli.loading import load
+        from fwt.data import load
 
         again = foreign.load(target)
         subject = load(tasks.parse(again.spec.task, str(target)), data_dir)
@@ -84,16 +84,3 @@ def convert(
             print_rows(rows)
     if not all(row["ok"] for row in rows):
         raise CheckFailed("convert: the backends are out of tolerance on the result")
-
-
-def pt_reader(source: Path) -> Callable[[Path], Any] | None:
-    """What reads a `.pt` file, for a source that is one; it needs the torch backend."""
-    from fwt import backends
-    from fwt.fwcore.foreign import PT_SUFFIXES
-
-    if source.suffix.lower() not in PT_SUFFIXES:
-        return None
-    backends.load("torch")
-    from fwt.backends.torch.foreign import read_state_dict
-
-    return read_state_dict

@@ -35,7 +35,7 @@ def data(
     Example: fwt data mnist-glimpse --dataset mnist --show 1
     """
     from fwt import tasks
-    from fwt.cli.loading import load
+    from fwt.data import load
     from fwt.tasks.base import SPLITS
 
     given = {"pairs": pairs, "policy": policy, "dataset": dataset}

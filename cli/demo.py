@@ -42,9 +42,9 @@ def demo(
     Example: fwt demo checkpoints/retrieval-fast-weights-r20 --backend numpy
     """
     from fwt import backends
-    from fwt.cli.signals import StopFlag
     from fwt.demo.process import past_proxies, surroundings
     from fwt.fwcore.errors import BackendError, Interrupted
+    from fwt.signals import StopFlag
 
     _check_free(host, port)
     first = backends.named(backend)
@@ -84,8 +84,8 @@ def _shipped() -> list[Path]:
         ConfigError: the working directory is no checkout.
         CheckpointError: their list is damaged.
     """
-    from fwt.fwcore.checkpoint import read_object
     from fwt.fwcore.errors import ConfigError
+    from fwt.fwcore.storage.checkpoint import read_object
 
     index = SHIPPED / "index.json"
     if not index.is_file():
@@ -104,9 +104,9 @@ def _shipped() -> list[Path]:
 def _subject(path: Path, device: str) -> Subject:
     """A checkpoint, ready to be shown; each backend compiles it once, when it is first chosen."""
     from fwt import tasks
-    from fwt.cli.opening import on_backend
     from fwt.demo.steps import REFERENCE, Subject
-    from fwt.fwcore.runs import find_checkpoint
+    from fwt.fwcore.storage.runs import find_checkpoint
+    from fwt.opening import on_backend
 
     found = find_checkpoint(path)
     task = tasks.parse(found.spec.task, str(path))

@@ -7,7 +7,8 @@ import platform
 from importlib.metadata import version
 from typing import Any
 
-from fwt.cli import environment, options
+from fwt import environment
+from fwt.cli import options
 
 
 def report() -> dict[str, Any]:

@@ -39,8 +39,8 @@ def evaluate(
 
     Example: fwt eval runs/demo --backend torch --split test --json
     """
-    from fwt.cli.opening import on_backend, opened
-    from fwt.fwcore.train import measure
+    from fwt.fwcore.training.loop import measure
+    from fwt.opening import on_backend, opened
 
     found, subject = opened(checkpoint, data_dir, task, dataset)
     examples = subject.split(split)

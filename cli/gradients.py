@@ -96,11 +96,11 @@ def gradients(
 
 def _subjects(paths: list[Path], first: bool) -> Iterator[Subject]:
     """The networks in the order in which they were named."""
-    from fwt.cli.finding import find
+    from fwt.find import find
     from fwt.fwcore import model
-    from fwt.fwcore.checkpoint import MODEL_FILE
     from fwt.fwcore.params import initialise
-    from fwt.fwcore.runs import find_checkpoint
+    from fwt.fwcore.storage.checkpoint import MODEL_FILE
+    from fwt.fwcore.storage.runs import find_checkpoint
 
     def named(path: Path) -> list[Path]:
         if not path.is_dir() or (path / MODEL_FILE).is_file():
@@ -122,7 +122,7 @@ def _subjects(paths: list[Path], first: bool) -> Iterator[Subject]:
 
 def _spec_of(path: Path) -> RunSpec:
     """The run that a file describes, over the recipe that its task and model have."""
-    from fwt.cli.resolve import read_config, resolve
+    from fwt.settings import read_config, resolve
 
     config = read_config(path)
     task = config.get("task", {}).get("kind", "retrieval")
@@ -142,7 +142,7 @@ def _examples(
         ConfigError: `--pairs` for a task that has none, or more examples than there are.
     """
     from fwt import tasks
-    from fwt.cli.loading import load
+    from fwt.data import load
     from fwt.fwcore.errors import ConfigError
 
     given = dict(subject.spec.task) | ({} if pairs is None else {"pairs": pairs})
@@ -163,8 +163,8 @@ def _found(
 ) -> dict[str, Any]:
     """The norms of one network."""
     from fwt import backends
-    from fwt.cli.resolve import name_of
-    from fwt.fwcore.flow import flow
+    from fwt.fwcore.analysis.flow import flow
+    from fwt.settings import name_of
 
     spec = subject.spec
     loaded = backends.load(backend, spec.train.precision)

@@ -11,7 +11,7 @@ import typer
 from fwt.cli import options
 
 if TYPE_CHECKING:
-    from fwt.fwcore.trace import Trace
+    from fwt.fwcore.analysis.trace import Trace
     from fwt.tasks.base import Array, Reader
 
 SHOWN = 3  # steps named of an attention
@@ -41,9 +41,9 @@ def inspect(
     """
     from fwt import tasks
     from fwt.cli.drawing import check_drawing
-    from fwt.cli.opening import on_backend
-    from fwt.fwcore.runs import find_checkpoint
-    from fwt.fwcore.trace import facts_of
+    from fwt.fwcore.analysis.trace import facts_of
+    from fwt.fwcore.storage.runs import find_checkpoint
+    from fwt.opening import on_backend
 
     check_drawing([figure, spectrum])
     found = find_checkpoint(checkpoint)
@@ -75,7 +75,7 @@ def inspect(
 
 def _answer(traced: Trace, reader: Reader) -> dict[str, Any]:
     """The answer and the probability of each class."""
-    from fwt.fwcore.compare import softmax
+    from fwt.fwcore.analysis.compare import softmax
 
     chances = softmax(traced.scores)[0]
     named = {reader.classes[n]: float(chance) for n, chance in enumerate(chances)}

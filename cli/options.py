@@ -140,7 +140,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would run an
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where the runs go; see `fwt.sweep.engine.Engine`. `workers` may be None: as many as fit."""
+    """Where the runs go. `workers` may be None: as many as fit."""
 
     scheduler: str | None
     workers: int | None

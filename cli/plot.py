@@ -43,7 +43,7 @@ def plot(
     from fwt.cli.drawing import check_drawing
 
     check_drawing([out])
-    from fwt.cli.finding import find
+    from fwt.find import find
     from fwt.fwcore.errors import ConfigError
     from fwt.plots import canvas, curves
     from fwt.plots.means import seeds_of
@@ -88,9 +88,9 @@ def run_at(path: Path) -> Run:
     Raises:
         FileError: a file of it is damaged.
     """
-    from fwt.cli.resolve import name_of
-    from fwt.fwcore.runs import RunFolder
+    from fwt.fwcore.storage.runs import RunFolder
     from fwt.plots.curves import Run, metrics
+    from fwt.settings import name_of
 
     folder = RunFolder.open(path)
     spec = folder.read_spec()

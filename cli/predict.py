@@ -41,8 +41,8 @@ def predict(
     Example: fwt predict checkpoints/retrieval-fast-weights-r20 "c9k8j3f1??c"
     """
     from fwt import tasks
-    from fwt.cli.opening import on_backend
-    from fwt.fwcore.runs import find_checkpoint
+    from fwt.fwcore.storage.runs import find_checkpoint
+    from fwt.opening import on_backend
 
     found = find_checkpoint(checkpoint)
     reader = tasks.reader(tasks.parse(found.spec.task, str(checkpoint)))
@@ -68,8 +68,8 @@ def _given(examples: list[str] | None, file: Path | None) -> list[str] | None:
         ConfigError: arguments and a file are given, or there is no example.
         FileError: the file cannot be read.
     """
-    from fwt.fwcore import files
     from fwt.fwcore.errors import ConfigError, FileError
+    from fwt.fwcore.storage import files
 
     if examples and file is not None:
         raise ConfigError("predict: expected examples as arguments or --file, got both")
@@ -96,7 +96,7 @@ def _answers(model: Compiled, reader: Reader, given: list[str], top: int) -> lis
     """
     import numpy as np
 
-    from fwt.fwcore.compare import softmax
+    from fwt.fwcore.analysis.compare import softmax
 
     inputs = [reader.parse(text) for text in given]
     found: dict[int, dict[str, Any]] = {}

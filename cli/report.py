@@ -14,8 +14,8 @@ from fwt.cli import options
 from fwt.fwcore.paths import show
 
 if TYPE_CHECKING:
-    from fwt.fwcore.checkpoint import Checkpoint
     from fwt.fwcore.spec import RunSpec
+    from fwt.fwcore.storage.checkpoint import Checkpoint
     from fwt.plots.curves import Run
     from fwt.report.examples import Judged
     from fwt.report.pictures import Album
@@ -64,8 +64,8 @@ def report(
     from fwt.cli.drawing import check_installed
 
     check_installed("report", "matplotlib", "jinja2")
-    from fwt.cli.finding import find
     from fwt.cli.plot import run_at
+    from fwt.find import find
     from fwt.plots.curves import apart
     from fwt.report import page
     from fwt.report.pictures import Album
@@ -112,7 +112,7 @@ class _Looks:
         hardest: how many of them are shown.
         backend, device: that judge.
         names: the backends that are compared.
-        data_dir: see `fwt.cli.loading.folder_for`.
+        data_dir: see `fwt.data.folder_for`.
         known: the tasks of all runs.
     """
 
@@ -126,7 +126,7 @@ class _Looks:
         device: str,
         known: list[TaskSpec],
     ) -> None:
-        from fwt.cli.loading import load
+        from fwt.data import load
 
         self._split, self._hardest, self._names = split, hardest, names
         self._backend, self._device = backend, device
@@ -135,9 +135,9 @@ class _Looks:
     def at(self, run: Run) -> tuple[dict[str, Any], Task, Judged | None]:
         """A run: its facts, its task, and its network on the split; None without a checkpoint."""
         from fwt import tasks
-        from fwt.cli.opening import on_backend
-        from fwt.fwcore.checkpoint import MODEL_FILE
-        from fwt.fwcore.runs import RunFolder, find_checkpoint
+        from fwt.fwcore.storage.checkpoint import MODEL_FILE
+        from fwt.fwcore.storage.runs import RunFolder, find_checkpoint
+        from fwt.opening import on_backend
         from fwt.report.examples import judged
         from fwt.report.runs import facts
 
@@ -170,7 +170,7 @@ class _Looks:
 
 def _recipe(run: Run, task: Task) -> RunSpec:
     """What the recipe of a run's task, model and size would have it be."""
-    from fwt.cli.resolve import resolve
+    from fwt.settings import resolve
 
     asked = {"task": task.spec.json_data(), "model": {"core": {"size": run.spec.model.core.size}}}
     return resolve(task.spec.kind, run.name, {}, asked, None, None, lambda *_: task).spec
@@ -191,8 +191,8 @@ def _drawn(album: Album, task: Task, found: Judged | None) -> dict[str, Any]:
 
 def _swept(path: Path, album: Album) -> tuple[dict[str, Any], list[Any]]:
     """A sweep: its facts, and for each group the curves of its best settings."""
-    from fwt.cli.finding import is_run
     from fwt.cli.plot import run_at
+    from fwt.find import is_run
     from fwt.plots.curves import without
     from fwt.report.pictures import MOST
     from fwt.sweep import summary

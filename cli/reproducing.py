@@ -13,28 +13,30 @@ from pathlib import Path
 from typing import Any
 
 from fwt import backends, tasks
-from fwt.cli.lists import whole_numbers
-from fwt.cli.loading import load
 from fwt.cli.options import Cluster
-from fwt.cli.resolve import layer, resolve
-from fwt.cli.signals import StopFlag
-from fwt.fwcore import launcher, limits, locks
-from fwt.fwcore.durable import make_folder, write_text
+from fwt.data import load
+from fwt.fwcore import limits
 from fwt.fwcore.errors import (
     BackendError,
     CheckFailed,
     ConfigError,
     DivergedError,
 )
-from fwt.fwcore.runs import default_path
 from fwt.fwcore.spec import RunSpec
-from fwt.fwcore.train import Hooks
+from fwt.fwcore.storage import locks
+from fwt.fwcore.storage.durable import make_folder, write_text
+from fwt.fwcore.storage.runs import default_path
+from fwt.fwcore.training import launcher
+from fwt.fwcore.training.loop import Hooks
+from fwt.jobs import BEGIN, WAIT, Ended, Job, Outcome, Work, carry_out, finished
+from fwt.lists import whole_numbers
 from fwt.reproduce import cells, page, search, summary, tally
 from fwt.reproduce.cells import Cell, Cells, Point
 from fwt.reproduce.curves import figures
 from fwt.reproduce.page import Chapter
 from fwt.reproduce.summary import Record
-from fwt.sweep.jobs import BEGIN, WAIT, Ended, Job, Outcome, Work, carry_out, finished
+from fwt.settings import layer, resolve
+from fwt.signals import StopFlag
 from fwt.tasks.recipe import merge
 from fwt.tasks.sources import SUBSET
 
@@ -333,13 +335,13 @@ def _outcomes(
     found: Reproduction, jobs: Sequence[Job], labels: Mapping[Path, str], quiet: bool
 ) -> Iterator[Outcome]:
     """How the jobs end, in the order in which they do."""
-    from fwt.cli.working import together, work
-    from fwt.sweep.table import Progress
+    from fwt.execute.batch import group_by_shape, work
+    from fwt.execute.progress import Progress
 
     batches = [[job] for job in jobs]
     if found.on_gpu:
         sides = [[job for job in jobs if job.backend == name] for name in cells.BACKENDS]
-        batches = [batch for side in sides for batch in together(side)]
+        batches = [batch for side in sides for batch in group_by_shape(side)]
     with ExitStack() as stack:
         stop = stack.enter_context(StopFlag())
         named: Callable[[Job], str] = lambda job: labels[job.folder]  # noqa: E731
@@ -352,7 +354,7 @@ def _outcomes(
                 "reproduce: package distributed is not installed; pip install 'fwt[sweep]', or "
                 "use --workers 1"
             )
-        from fwt.sweep.engine import Engine
+        from fwt.execute.cluster import Engine
 
         engine = stack.enter_context(
             Engine(
@@ -370,7 +372,7 @@ def _outcomes(
 
 
 def in_turn(batches: Sequence[Sequence[Job]], work: Work, watch: Any) -> Iterator[Outcome]:
-    """Batches one after another in this process, without Dask; see `fwt.sweep.engine.Engine`."""
+    """Batches one after another in this process, without Dask; see `fwt.execute.cluster.Engine`."""
     for batch in batches:
         ended = {job.folder: finished(job) for job in batch}
         left = [job for job in batch if ended[job.folder] is None]

@@ -11,22 +11,23 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from fwt import backends, tasks
-from fwt.cli import loading
-from fwt.cli.lists import whole_numbers
+from fwt import backends, data, tasks
 from fwt.cli.options import Cluster
-from fwt.cli.resolve import layer, resolve
-from fwt.cli.signals import StopFlag
 from fwt.cli.train import SPEC_FLAGS
-from fwt.fwcore import checkpoint, launcher, limits, locks
+from fwt.fwcore import limits
 from fwt.fwcore.errors import BackendError, CheckFailed, ConfigError, DivergedError
 from fwt.fwcore.frozen import differences
 from fwt.fwcore.paths import quote, show
-from fwt.fwcore.runs import default_path
 from fwt.fwcore.spec import RunSpec
+from fwt.fwcore.storage import checkpoint, locks
+from fwt.fwcore.storage.runs import default_path
+from fwt.fwcore.training import launcher
+from fwt.jobs import Job, Outcome, finished
+from fwt.lists import whole_numbers
+from fwt.settings import layer, resolve
+from fwt.signals import StopFlag
 from fwt.sweep import plan as plans
 from fwt.sweep import result
-from fwt.sweep.jobs import Job, Outcome, finished
 from fwt.sweep.plan import MODEL, SEED, Group, Language, Plan, Point, Setting
 
 NAMES = {name: path for name, path in SPEC_FLAGS.items() if name != "seeds"}
@@ -40,7 +41,7 @@ class Request:
 
     Attributes:
         file: the sweep file.
-        device, memory, data_dir: see `fwt.cli.running.Place` and `fwt.cli.resolve.resolve`.
+        device, memory, data_dir: see `fwt.execute.alone.Place` and `fwt.settings.resolve`.
         runs_dir: the folder of all runs; the sweep's own is in `sweeps/<name>` below it.
         storage: URL of a search's database; None takes the file's, or SQLite in that folder.
     """
@@ -81,7 +82,7 @@ class Sweep:
         file = plans.read(request.file)
         self.request, self.cluster, self.file = request, cluster, file
         self.backend = backends.named(file.backend)
-        load = cache(loading.load)
+        load = cache(data.load)
 
         def resolved(model: str | None, base: Point, point: Point) -> tuple[RunSpec, str]:
             """By the layers of `fwt train`."""
@@ -112,7 +113,7 @@ class Sweep:
         """The jobs of a setting, one for each seed; paths are absolute, for workers elsewhere."""
         request = self.request
         folders = (
-            loading.folder_for(tasks.parse(spec.task), request.data_dir) for spec in setting.specs
+            data.folder_for(tasks.parse(spec.task), request.data_dir) for spec in setting.specs
         )
         root = request.runs_dir.resolve()
         return tuple(
@@ -288,10 +289,10 @@ def plan_lines(found: Sweep) -> list[str]:
 
 def _run(found: Sweep, searches: Mapping[str, Any], quiet: bool) -> dict[str, list[result.Tried]]:
     """Run all of it: group -> its settings and how they ended."""
-    from fwt.cli import working
+    from fwt.execute import batch
+    from fwt.execute.cluster import Engine
+    from fwt.execute.progress import Progress
     from fwt.sweep.drive import Course, conduct
-    from fwt.sweep.engine import Engine
-    from fwt.sweep.table import Progress
 
     labels: dict[Path, str] = {}
 
@@ -311,7 +312,7 @@ def _run(found: Sweep, searches: Mapping[str, Any], quiet: bool) -> dict[str, li
         StopFlag() as stop,
         Progress(found.plan.runs, lambda job: labels[job.folder], stop.read, quiet) as watch,
         Engine(
-            working.work,
+            batch.work,
             scheduler=cluster.scheduler,
             workers=found.workers,
             threads_per_worker=cluster.threads,
@@ -320,7 +321,7 @@ def _run(found: Sweep, searches: Mapping[str, Any], quiet: bool) -> dict[str, li
             watch=watch,
         ) as engine,
     ):
-        ended = conduct(courses, engine, working.together if found.together else apart)
+        ended = conduct(courses, engine, batch.group_by_shape if found.together else apart)
     return {course.group.label: course.tried(ended) for course in courses}
 
 

@@ -44,7 +44,7 @@ SPEC_FLAGS = {
 # options whose variables say what a new run is, and nothing to one that goes on
 NEW_RUNS = (*SPEC_FLAGS, "task", "model", "control", "config", "out")
 
-LIST = "or a list, 1,2"  # see `fwt.cli.lists`
+LIST = "or a list, 1,2"  # see `fwt.lists`
 
 
 def flag(name: str, text: str, panel: str, *more: str, **settings: Any) -> Any:
@@ -257,10 +257,11 @@ def train(
     flags; --set. Lists train a run for each combination, all at once as one program.
     Example: fwt train --backend mlx --task retrieval
     """
-    from fwt.cli import population, resuming, running
-    from fwt.cli.lists import points
-    from fwt.cli.resolve import layer, read_config, resolve
+    from fwt import resuming
+    from fwt.execute import alone, together
     from fwt.fwcore.errors import ConfigError
+    from fwt.lists import points
+    from fwt.settings import layer, read_config, resolve
     from fwt.tasks.recipe import merge
 
     if resume is not None:  # variables that are settings of new runs do not concern it
@@ -271,7 +272,7 @@ def train(
         )
     flags = settings_of(context, assign or [])
     settings = read_config(config) if config else {}
-    place = running.Place(backend, device, memory)
+    place = alone.Place(backend, device, memory)
     task = flags.get("task", {}).get("kind") or task
     if resume is not None:
         if out is not None:
@@ -291,21 +292,21 @@ def train(
             raise ConfigError("--task: expected a task, got none; e.g. --task retrieval")
         found = points(merge(settings, flags))
         single = merge(flags, layer(found[0].items(), "lists"))
-        job = running.fresh(resolve(task, model, settings, single, control, data_dir))
+        job = alone.fresh(resolve(task, model, settings, single, control, data_dir))
         if len(found) > 1:
-            members = population.members_of(job, found)
+            members = together.members_of(job, found)
             if dry_run:
-                population.print_specs(members)
+                together.print_specs(members)
                 return
-            results = population.run(members, place, out, runs_dir, stop_after, quiet)
-            population.print_result(members, results, as_json)
+            results = together.run(members, place, out, runs_dir, stop_after, quiet)
+            together.print_result(members, results, as_json)
             return
     if dry_run:
-        running.print_spec(job.spec)
+        alone.print_spec(job.spec)
         return
-    result = running.run(job, place, out, runs_dir, stop_after, quiet)
+    result = alone.run(job, place, out, runs_dir, stop_after, quiet)
     if result is not None:
-        running.print_result(job, result, as_json)
+        alone.print_result(job, result, as_json)
 
 
 def is_variable(context: typer.Context, name: str) -> bool:
@@ -320,9 +321,9 @@ def settings_of(context: typer.Context, assignments: list[str]) -> dict[str, Any
     Raises:
         ConfigError: an assignment is none, or a list of numbers is none.
     """
-    from fwt.cli.lists import PARSERS
-    from fwt.cli.resolve import layer, parse_assignment
     from fwt.fwcore.errors import ConfigError
+    from fwt.lists import PARSERS
+    from fwt.settings import layer, parse_assignment
     from fwt.tasks.recipe import merge
 
     variables: list[tuple[str, Any]] = []

@@ -25,8 +25,8 @@ def verify(
     TF32, and NumPy in float64: what differs then is the backends, not the number type.
     Example: fwt verify runs/demo --backends numpy,torch,mlx --json
     """
-    from fwt.cli.opening import opened
     from fwt.fwcore.errors import CheckFailed
+    from fwt.opening import opened
 
     found, subject = opened(checkpoint, data_dir, None)
     rows = compared(found, subject.split(split), names, device, memory)
@@ -43,15 +43,15 @@ def verify(
 
 
 def compared(found: Any, split: Any, names: str, device: str, memory: str) -> list[dict[str, Any]]:
-    """The rows of `fwt.fwcore.compare.compare` for a checkpoint.
+    """The rows of `fwt.fwcore.analysis.compare.compare` for a checkpoint.
 
     Raises:
         ConfigError: fewer than two backends.
     """
     from fwt import backends
-    from fwt.cli.opening import on_backend
-    from fwt.fwcore.compare import Conditioning, compare
+    from fwt.fwcore.analysis.compare import Conditioning, compare
     from fwt.fwcore.errors import ConfigError
+    from fwt.opening import on_backend
 
     wanted = [name.strip() for name in names.split(",") if name.strip()]
     if names == "all":
@@ -80,7 +80,7 @@ def number_type(found: Any) -> str:
 
 def print_rows(rows: list[dict[str, Any]]) -> None:
     """A table of pairs and the bounds they are held to."""
-    from fwt.fwcore.compare import GRADIENT_TOLERANCE, LOGIT_TOLERANCE, ROUNDING_FACTOR
+    from fwt.fwcore.analysis.compare import GRADIENT_TOLERANCE, LOGIT_TOLERANCE, ROUNDING_FACTOR
 
     print(f"{'backends':<14} {'logits abs':>11} {'rel':>9} {'same answer':>15} {'gradients':>10}")
     for row in rows:

@@ -12,12 +12,12 @@ from typing import Any, Literal
 import numpy as np
 
 from fwt.fwcore import layers
-from fwt.fwcore.batches import Split
 from fwt.fwcore.errors import CheckpointError, ConfigError
 from fwt.fwcore.memory import check_sizes
 from fwt.fwcore.ops import NumpyArray
 from fwt.fwcore.params import Param, mismatches
 from fwt.fwcore.spec import ModelSpec
+from fwt.fwcore.training.batches import Split
 
 # what frameworks take without a copy or a warning
 OWN: tuple[Literal["C_CONTIGUOUS"], Literal["WRITEABLE"]] = ("C_CONTIGUOUS", "WRITEABLE")

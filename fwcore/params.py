@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from fwt.fwcore.dtypes import type_name
 from fwt.fwcore.rng import Stream
+from fwt.fwcore.storage.dtypes import type_name
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Initialiser = Callable[[Stream, tuple[int, ...]], Array]

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from fwt.fwcore.batches import Split as Split
 from fwt.fwcore.errors import ConfigError, nearest
 from fwt.fwcore.frozen import Frozen
+from fwt.fwcore.training.batches import Split as Split
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -22,8 +22,8 @@ import filelock
 import numpy as np
 import platformdirs
 
-from fwt.fwcore.durable import rename
 from fwt.fwcore.errors import ConfigError, DataError, nearest
+from fwt.fwcore.storage.durable import rename
 from fwt.tasks import idx
 from fwt.tasks.sources import AUTO, FULL, NAMES, SOURCES, SUBSET, Source
 

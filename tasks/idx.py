@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from fwt.fwcore import files
 from fwt.fwcore.errors import DataError
+from fwt.fwcore.storage import files
 from fwt.tasks.sources import SOURCES, IdxFile, Source
 
 Array = np.ndarray[Any, np.dtype[Any]]

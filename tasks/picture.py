@@ -23,8 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from fwt.fwcore import files, paths
+from fwt.fwcore import paths
 from fwt.fwcore.errors import ConfigError, DataError
+from fwt.fwcore.storage import files
 from fwt.tasks.glimpses import IMAGE
 from fwt.tasks.sources import Source
 

@@ -138,7 +138,7 @@ def python(code: str, *arguments: object, **extra: str) -> Done:
 
 FORKER = """
 import json, os, signal, sys, traceback
-import fwt.backends.torch.backend, fwt.cli.main, fwt.cli.running, fwt.fwcore.foreign
+import fwt.backends.torch.backend, fwt.cli.main, fwt.execute.alone, fwt.fwcore.storage.foreign
 for line in sys.stdin:
     job = json.loads(line)
     child = os.fork()

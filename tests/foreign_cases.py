@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from fwt.fwcore import checkpoint, layouts, model
-from fwt.fwcore.checkpoint import Checkpoint, Progress
+from fwt.fwcore import model
 from fwt.fwcore.params import Param
 from fwt.fwcore.spec import RunSpec
+from fwt.fwcore.storage import checkpoint, layouts
+from fwt.fwcore.storage.checkpoint import Checkpoint, Progress
 
 INPUT, SIZE = 5, 4
 INPUTS = np.random.default_rng(0).integers(0, 37, (6, 7))

@@ -18,8 +18,8 @@ import numpy as np
 
 from fwt import backends, tasks
 from fwt.cli.main import run
-from fwt.fwcore import checkpoint
-from fwt.fwcore.checkpoint import MODEL_FILE, Checkpoint, Progress
+from fwt.fwcore.storage import checkpoint
+from fwt.fwcore.storage.checkpoint import MODEL_FILE, Checkpoint, Progress
 
 FOLDER = Path(__file__).parent / "data" / "golden-retrieval"
 BAD_FILE = "transposed.safetensors"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fwt.cli.options import Cluster
 from fwt.cli.sweeping import Request, Sweep
-from fwt.sweep.jobs import Job
+from fwt.jobs import Job
 from tests.cli_tools import TINY_BASE
 
 SWEEP = f"""

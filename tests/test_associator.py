@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from fwt.fwcore import associator
+from fwt.fwcore.analysis import associator
 from fwt.fwcore.errors import ConfigError
 from fwt.fwcore.rng import Stream
 from tests.cli_tools import clean_environment, good, refused

@@ -14,11 +14,12 @@ import pytest
 import safetensors.numpy
 
 from fwt import backends
-from fwt.fwcore import checkpoint, durable, model
-from fwt.fwcore.checkpoint import Best, Progress
+from fwt.fwcore import model
 from fwt.fwcore.errors import CheckpointError, FileError
 from fwt.fwcore.params import initialise
 from fwt.fwcore.spec import FORMAT_VERSION, RunSpec
+from fwt.fwcore.storage import checkpoint, durable
+from fwt.fwcore.storage.checkpoint import Best, Progress
 from tests.cli_tools import snapshot
 from tests.conftest import need
 

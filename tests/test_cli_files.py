@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from fwt.fwcore import checkpoint
-from fwt.fwcore.runs import RunFolder
+from fwt.fwcore.storage import checkpoint
+from fwt.fwcore.storage.runs import RunFolder
 from tests.cli_tools import (
     DIGITS,
     TINY,

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from fwt import backends
-from fwt.fwcore import checkpoint
+from fwt.fwcore.storage import checkpoint
 from tests.cli_tools import (
     ROOT,
     TINY,
@@ -68,9 +68,9 @@ def hit(where: str, count: int, name: str) -> str:
     return START + code + END
 
 
-UPDATE = "fwt.fwcore.batches:BatchOrder:rows"  # called within an update
-SAVE = "fwt.fwcore:checkpoint:write_tensors"  # called twice a save: weights, then moments
-WRITE = "fwt.fwcore:durable:write_text"  # spec, run.json, state, pointers, metrics, ...
+UPDATE = "fwt.fwcore.training.batches:BatchOrder:rows"  # called within an update
+SAVE = "fwt.fwcore.storage:checkpoint:write_tensors"  # called twice a save: weights, then moments
+WRITE = "fwt.fwcore.storage:durable:write_text"  # spec, run.json, state, pointers, metrics, ...
 
 
 @pytest.fixture(scope="module", name="references")

@@ -11,11 +11,11 @@ import typer
 
 from fwt import backends, tasks
 from fwt.cli.main import app, run
-from fwt.cli.resolve import CONTROLS
 from fwt.fwcore.cells import presets
-from fwt.fwcore.layouts import LAYOUTS
 from fwt.fwcore.memory import FORMS
 from fwt.fwcore.spec import TrainSpec
+from fwt.fwcore.storage.layouts import LAYOUTS
+from fwt.settings import CONTROLS
 from fwt.tasks.base import SPLITS
 from fwt.tasks.glimpses import POLICIES
 from fwt.tasks.sources import NAMES

@@ -12,8 +12,8 @@ from fwt import backends
 from fwt.backends import contract
 from fwt.backends.contract import Backend
 from fwt.fwcore.errors import BackendError, ConfigError
-from fwt.fwcore.lockstep import Trainable
 from fwt.fwcore.ops import Ops
+from fwt.fwcore.training.lockstep import Trainable
 from tests import cases
 from tests.conftest import need, required
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from fwt import tasks
-from fwt.cli.loading import folder_for, load
 from fwt.cli.options import Cluster
+from fwt.data import folder_for, load
 from fwt.fwcore.errors import ConfigError
 from fwt.tasks.datasets import images
 from tests.cli_tools import ROOT, TINY, clean_environment, good, refused

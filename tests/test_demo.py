@@ -20,12 +20,12 @@ from PIL import Image
 
 from fwt import backends, tasks
 from fwt.demo import digit, examples, steps, view
-from fwt.fwcore.checkpoint import Checkpoint
-from fwt.fwcore.compare import LOGIT_TOLERANCE, softmax
+from fwt.fwcore.analysis.compare import LOGIT_TOLERANCE, softmax
+from fwt.fwcore.analysis.trace import Trace
 from fwt.fwcore.errors import DataError
-from fwt.fwcore.runs import find_checkpoint
 from fwt.fwcore.spec import ModelSpec
-from fwt.fwcore.trace import Trace
+from fwt.fwcore.storage.checkpoint import Checkpoint
+from fwt.fwcore.storage.runs import find_checkpoint
 from fwt.tasks.datasets import images
 from tests import cases
 from tests.browser import DESKTOP, PHONE, visit

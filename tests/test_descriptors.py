@@ -7,11 +7,11 @@ import resource
 
 import pytest
 
-from fwt.cli import population
-from fwt.fwcore import descriptors
-from fwt.fwcore.descriptors import room, room_for
+from fwt.execute import together
 from fwt.fwcore.errors import ConfigError, FileError
-from fwt.fwcore.runs import RunFolder
+from fwt.fwcore.storage import descriptors
+from fwt.fwcore.storage.descriptors import room, room_for
+from fwt.fwcore.storage.runs import RunFolder
 from tests.cli_tools import TINY, clean_environment, good, python, refused
 from tests.conftest import light, need
 from tests.sweep_tools import SWEEP, short_jobs, sweep_file
@@ -116,17 +116,17 @@ def test_more_processes_than_open_files_allow_are_refused(tmp_path):
 
 def test_a_batch_of_a_sweep_is_as_large_as_there_is_room(tmp_path, monkeypatch):
     need("torch")
-    from fwt.cli import working
-    from fwt.fwcore.train import Hooks
+    from fwt.execute import batch
+    from fwt.fwcore.training.loop import Hooks
 
-    sizes, real = [], population.ready
+    sizes, real = [], together.ready
 
     def ready(jobs, place):
         sizes.append(len(jobs))
         return real(jobs, place)
 
-    monkeypatch.setattr(working, "room", lambda: 2)
-    monkeypatch.setattr(population, "ready", ready)
-    ended = working.work(short_jobs(tmp_path, 4), Hooks())
+    monkeypatch.setattr(batch, "room", lambda: 2)
+    monkeypatch.setattr(together, "ready", ready)
+    ended = batch.work(short_jobs(tmp_path, 4), Hooks())
     assert sizes == [2, 2]
     assert [each.failure for each in ended] == [None] * 4

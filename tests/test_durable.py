@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from fwt.fwcore import durable
 from fwt.fwcore.errors import ConfigError, FileError
-from fwt.fwcore.runs import DESKTOP, RunFolder
+from fwt.fwcore.storage import durable
+from fwt.fwcore.storage.runs import DESKTOP, RunFolder
 from tests.cli_tools import TINY, clean_environment, good, refused, snapshot
 from tests.conftest import need
 from tests.test_checkpoint import SPEC

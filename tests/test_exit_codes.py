@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fwt.fwcore import checkpoint
+from fwt.fwcore.storage import checkpoint
 from tests.cli_tools import ROOT, TINY, Done, environment, free_ports, python, words_of
 from tests.conftest import need
 from tests.test_cli_signals import UPDATE, hit

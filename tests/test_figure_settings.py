@@ -12,7 +12,7 @@ import pytest
 from fwt import backends, tasks
 from fwt.bench import plots
 from fwt.bench.suite import OK
-from fwt.fwcore.associator import Point
+from fwt.fwcore.analysis.associator import Point
 from fwt.fwcore.spec import ModelSpec
 from fwt.plots import attention, canvas, curves, flow, recall
 from fwt.report import confusion, inline

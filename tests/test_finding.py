@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from fwt.cli.finding import find
+from fwt.find import find
 from fwt.fwcore.errors import FileError
 from tests.cli_tools import TINY, clean_environment, good, refused
 from tests.conftest import need

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fwt.backends.contract import Backend
-from fwt.fwcore import flow
+from fwt.fwcore.analysis import flow
 from fwt.fwcore.errors import BackendError, ConfigError
 from fwt.fwcore.spec import ModelSpec
 from tests import cases, oracle

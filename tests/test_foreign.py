@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fwt.fwcore import checkpoint, foreign, layouts
 from fwt.fwcore.errors import CheckpointError, ConfigError
+from fwt.fwcore.storage import checkpoint, foreign, layouts
 from tests.cli_tools import TINY, clean_environment, fwt, good, refused, snapshot
 from tests.conftest import need
 from tests.foreign_cases import CORES, INPUT, INPUTS, SIZE, made, spec_of, torch_names
@@ -286,7 +286,7 @@ def test_a_trained_run_goes_through_both_layouts_and_verifies(cell, tmp_path):
 
 
 def test_verify_says_when_backends_are_apart(tmp_path, monkeypatch):
-    from fwt.fwcore import compare
+    from fwt.fwcore.analysis import compare
 
     point = written("lstm", tmp_path / "point")
     done = good("verify", point, "--backends", "torch,numpy", "--json")

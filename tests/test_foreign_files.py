@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fwt.fwcore import checkpoint, dtypes, layouts, model
-from fwt.fwcore.adapt import adapt
+from fwt.fwcore import model
+from fwt.fwcore.storage import checkpoint, dtypes, layouts
+from fwt.fwcore.storage.adapt import adapt
 from tests.cli_tools import clean_environment, good, refused
 from tests.conftest import need
 from tests.foreign_cases import INPUT, INPUTS, SIZE, bits, made, spec_of, torch_names

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from fwt import backends
-from fwt.fwcore import layouts, model
+from fwt.fwcore import model
 from fwt.fwcore.cells.common import LAYER_NORM_EPSILON
 from fwt.fwcore.spec import ModelSpec
+from fwt.fwcore.storage import layouts
 from tests import cases, oracle
 from tests.cases import Array, Engine
 from tests.conftest import need

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fwt.fwcore import batches, model, params
-from fwt.fwcore.batches import BatchOrder
+from fwt.fwcore import model, params
 from fwt.fwcore.cells import alstm
 from fwt.fwcore.rng import Stream
 from fwt.fwcore.spec import RunSpec
+from fwt.fwcore.training import batches
+from fwt.fwcore.training.batches import BatchOrder
 from tests import cases
 
 RUN: dict[str, Any] = {

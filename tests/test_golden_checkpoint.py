@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from fwt import tasks
-from fwt.fwcore import checkpoint
 from fwt.fwcore.errors import CheckpointError
+from fwt.fwcore.storage import checkpoint
 from tests.cli_tools import good, refused
 from tests.make_golden import BAD_FILE, FOLDER
 from tests.tolerances import assert_close

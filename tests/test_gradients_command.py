@@ -1,4 +1,4 @@
-"""`fwt gradients`: its numbers are those of `fwt.fwcore.flow`, of runs, checkpoints and specs."""
+"""`fwt gradients`: its numbers are those of `flow`, of runs, checkpoints and specs."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from fwt import backends, tasks
-from fwt.fwcore.flow import flow
+from fwt.fwcore.analysis.flow import flow
 from fwt.fwcore.model import parameters
 from fwt.fwcore.params import initialise
-from fwt.fwcore.runs import find_checkpoint
+from fwt.fwcore.storage.runs import find_checkpoint
 from tests.cli_tools import ROOT, TINY, clean_environment, good, refused
 
 STRINGS = ROOT / "checkpoints" / "retrieval-fast-weights-r20"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fwt.backends.torch.graph import WARM_UPS, Body, CudaRecorder, StepGraph
-from fwt.fwcore.batches import Dropout
+from fwt.fwcore.training.batches import Dropout
 from tests.cases import Array, noise
 from tests.tolerances import assert_close
 

@@ -17,12 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fwt.cli import failure
-from fwt.cli.resolve import read_config
-from fwt.fwcore import checkpoint, files, foreign
 from fwt.fwcore.errors import CheckpointError, ConfigError, FwtError
-from fwt.fwcore.runs import RunFolder, find_checkpoint
 from fwt.fwcore.spec import RunSpec
+from fwt.fwcore.storage import checkpoint, files, foreign
+from fwt.fwcore.storage.runs import RunFolder, find_checkpoint
 from fwt.reproduce import summary
+from fwt.settings import read_config
 from fwt.sweep import plan
 from fwt.tasks import datasets
 from tests.cli_tools import clean_environment

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from fwt.fwcore import checkpoint, foreign
-from fwt.fwcore.checkpoint import Progress
 from fwt.fwcore.errors import CheckpointError, FileError
-from fwt.fwcore.runs import RunFolder, find_checkpoint
+from fwt.fwcore.storage import checkpoint, foreign
+from fwt.fwcore.storage.checkpoint import Progress
+from fwt.fwcore.storage.runs import RunFolder, find_checkpoint
 from fwt.reproduce import summary
 from tests.cli_tools import clean_environment, fwt, snapshot
 from tools.fuzz import samples

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from fwt.fwcore import checkpoint, foreign, layouts, model
-from fwt.fwcore.checkpoint import MODEL_FILE
-from fwt.fwcore.runs import RunFolder, default_path
+from fwt.fwcore import model
 from fwt.fwcore.spec import RunSpec
+from fwt.fwcore.storage import checkpoint, foreign, layouts
+from fwt.fwcore.storage.checkpoint import MODEL_FILE
+from fwt.fwcore.storage.runs import RunFolder, default_path
 from tests.cli_tools import TINY, clean_environment, good, refused, snapshot
 
 TRAIN = ("train", *TINY, "--backend", "torch", "--quiet")

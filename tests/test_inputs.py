@@ -9,9 +9,9 @@ import pytest
 
 from fwt import backends
 from fwt.backends.contract import Backend
-from fwt.fwcore.batches import Split
 from fwt.fwcore.errors import CheckpointError, ConfigError
 from fwt.fwcore.spec import ModelSpec, TrainSpec
+from fwt.fwcore.training.batches import Split
 from tests import cases
 from tests.conftest import need
 from tools import misuse

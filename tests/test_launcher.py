@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from fwt.fwcore import launcher
 from fwt.fwcore.errors import BackendError, ConfigError, RankLostError
+from fwt.fwcore.training import launcher
 from tests.cli_tools import (
     ROOT,
     TINY,
@@ -30,7 +30,7 @@ from tests.conftest import need
 PAIR = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 WAITING = """
 import signal, sys
-from fwt.fwcore import launcher
+from fwt.fwcore.training import launcher
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background of a shell
 launcher.QUIET_S, launcher.LIMIT_S = 0.3, float(sys.argv.pop(1))
 from fwt.cli.main import main

@@ -7,8 +7,9 @@ from itertools import pairwise, product
 import numpy as np
 import pytest
 
-from fwt.fwcore import layouts, model, params
+from fwt.fwcore import model, params
 from fwt.fwcore.params import Param
+from fwt.fwcore.storage import layouts
 from tests import cases
 from tests.cases import Array
 

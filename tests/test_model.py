@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from fwt.backends.contract import Backend
-from fwt.fwcore import batches, model
-from fwt.fwcore.batches import Dropout, Split
+from fwt.fwcore import model
 from fwt.fwcore.errors import CheckpointError
 from fwt.fwcore.layers import encoder_outputs
 from fwt.fwcore.spec import ModelSpec, TrainSpec
+from fwt.fwcore.training import batches
+from fwt.fwcore.training.batches import Dropout, Split
 from tests import cases, oracle
 from tests.cases import Array, Engine
 from tests.tolerances import assert_close

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from fwt.fwcore import model
-from fwt.fwcore.batches import Split
-from fwt.fwcore.schedule import learning_rate
 from fwt.fwcore.spec import TrainSpec
+from fwt.fwcore.training.batches import Split
+from fwt.fwcore.training.schedule import learning_rate
 from tests import cases
 from tests.cases import Array, Engine
 from tests.cli_tools import python

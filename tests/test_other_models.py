@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fwt.fwcore import estimate, model
+from fwt.fwcore import model
+from fwt.fwcore.analysis import estimate
 from fwt.fwcore.cells import alstm, convnet
 from fwt.fwcore.errors import ConfigError
 from fwt.fwcore.spec import ModelSpec, TrainSpec

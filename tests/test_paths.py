@@ -123,8 +123,9 @@ def test_every_verb_refuses_a_path_in_one_line(verb, tmp_path, monkeypatch):
 FORBIDDEN = """
 import os, sys
 sys.path.insert(0, {root!r})
-import fwt.cli.main, fwt.cli.opening, fwt.cli.predict, fwt.cli.plot, fwt.cli.running
-import fwt.cli.lists, fwt.fwcore.runs, fwt.fwcore.foreign, fwt.plots.curves, fwt.tasks.retrieval
+import fwt.cli.main, fwt.opening, fwt.cli.predict, fwt.cli.plot, fwt.execute.alone
+import fwt.lists, fwt.fwcore.storage.runs, fwt.fwcore.storage.foreign
+import fwt.plots.curves, fwt.tasks.retrieval
 os.setgid(65534)
 os.setuid(65534)
 for words in {words!r}:

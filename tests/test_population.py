@@ -17,14 +17,15 @@ import pytest
 
 from fwt import backends
 from fwt.backends.contract import Compiled, Population, compile_population
-from fwt.fwcore import checkpoint, model
-from fwt.fwcore.batches import Dropout, Split
+from fwt.fwcore import model
 from fwt.fwcore.errors import BackendError, ConfigError, DivergedError, Interrupted
 from fwt.fwcore.params import initialise
-from fwt.fwcore.population import own_rates
-from fwt.fwcore.runs import RunFolder
 from fwt.fwcore.spec import RunSpec
-from fwt.fwcore.train import Data, Hooks, Outcome, train, train_together
+from fwt.fwcore.storage import checkpoint
+from fwt.fwcore.storage.runs import RunFolder
+from fwt.fwcore.training.batches import Dropout, Split
+from fwt.fwcore.training.loop import Data, Hooks, Outcome, train, train_together
+from fwt.fwcore.training.population import own_rates
 from tests.cases import Array, Engine
 from tests.cli_tools import clean_environment, snapshot
 from tests.conftest import engine

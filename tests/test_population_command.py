@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fwt.cli import lists
+from fwt import lists
 from tests.cli_tools import SMALL, TINY, clean_environment, fwt, good, refused, snapshot
 from tests.conftest import need
 from tests.test_population import lines

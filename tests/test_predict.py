@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fwt import backends, tasks
-from fwt.fwcore.runs import find_checkpoint
+from fwt.fwcore.storage.runs import find_checkpoint
 from tests.cli_tools import ROOT, clean_environment, fwt, good, refused
 from tests.conftest import need
 

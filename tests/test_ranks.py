@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fwt.fwcore import checkpoint
-from fwt.fwcore.batches import Dropout
 from fwt.fwcore.errors import ConfigError
-from fwt.fwcore.ranks import SINGLE, Spread, check_together
 from fwt.fwcore.spec import RunSpec
+from fwt.fwcore.storage import checkpoint
+from fwt.fwcore.training.batches import Dropout
+from fwt.fwcore.training.ranks import SINGLE, Spread, check_together
 from tests.cli_tools import (
     ROOT,
     TINY,
@@ -41,7 +41,7 @@ RUN = (
 DRIVER = """
 import os, signal, sys
 from fwt.cli.main import run
-from fwt.fwcore.ranks import Spread
+from fwt.fwcore.training.ranks import Spread
 number = next(os.environ[name] for name in ("RANK", "MLX_RANK") if name in os.environ)
 real, calls = Spread.train_step, []
 def step(*arguments):
@@ -288,7 +288,7 @@ def test_the_launchers_sigterm_does_not_cut_off_what_is_said():
     """It comes when a process is lost, while this one is on its way to say so."""
     code = (
         "import os, signal\nfrom fwt.cli.failure import guarded\n"
-        "from fwt.cli.signals import StopFlag\n"
+        "from fwt.signals import StopFlag\n"
         "from fwt.fwcore.errors import RankLostError\n"
         "def lose():\n    try:\n        with StopFlag():\n            raise RankLostError('gone')\n"
         "    finally:\n        os.kill(os.getpid(), signal.SIGTERM)\n"

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from fwt import backends, tasks
-from fwt.cli.working import work
-from fwt.fwcore.runs import find_checkpoint
-from fwt.fwcore.train import Hooks
-from fwt.sweep.jobs import Outcome
+from fwt.execute.batch import work
+from fwt.fwcore.storage.runs import find_checkpoint
+from fwt.fwcore.training.loop import Hooks
+from fwt.jobs import Outcome
 from fwt.sweep.result import Tried
 from tests.browser import DESKTOP, PHONE, Seen, visit
 from tests.cli_tools import TINY, TINY_BASE, clean_environment, good, refused

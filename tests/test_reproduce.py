@@ -14,7 +14,7 @@ import pytest
 from fwt.cli.reproducing import ROOT, cells_of, chapters
 from fwt.cli.sweeping import NAMES
 from fwt.fwcore.errors import CheckpointError, ConfigError, FileError
-from fwt.fwcore.runs import RunFolder
+from fwt.fwcore.storage.runs import RunFolder
 from fwt.reproduce import cells, page, search, summary, tally
 from fwt.reproduce.curves import figures
 from fwt.reproduce.page import Chapter

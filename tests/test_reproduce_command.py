@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fwt.cli import reproducing, working
+from fwt.cli import reproducing
+from fwt.execute import batch
 from fwt.fwcore.errors import Interrupted
 from fwt.reproduce import cells, summary
 from tests.cli_tools import Done, fwt, good, refused
@@ -100,14 +101,14 @@ def test_a_finished_run_is_taken_from_its_folder(tiny, tmp_path):
 
 
 def test_what_had_ended_is_stored_when_a_signal_comes(tiny, tmp_path, monkeypatch):
-    real = working.work
+    real = batch.work
 
     def work(jobs, hooks):
         if jobs[0].spec.train.seed == 1:
             raise Interrupted("stopped by signal 15", 15)
         return real(jobs, hooks)
 
-    monkeypatch.setattr(working, "work", work)
+    monkeypatch.setattr(batch, "work", work)
     done = here(tmp_path, "--model", "irnn")
     assert done.code == 143
     out = tmp_path / "out"
@@ -123,7 +124,7 @@ def test_the_cluster_is_asked_for_as_in_a_sweep(tiny, tmp_path, monkeypatch):
         asked.append({name: given[name] for name in given.keys() - {"watch"}})
         raise Interrupted("stopped by signal 2", 2)
 
-    monkeypatch.setattr("fwt.sweep.engine.Engine", engine)
+    monkeypatch.setattr("fwt.execute.cluster.Engine", engine)
     own = ("--workers", 2, "--retries", 5, "--reconnect", 7)
     assert here(tmp_path, *own).code == 130
     assert here(tmp_path, "--scheduler", "tcp://x:1", "--workers", 2).code == 130

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fwt.fwcore import checkpoint, durable
 from fwt.fwcore.errors import FileError
-from fwt.fwcore.runs import RunFolder
-from fwt.fwcore.schedule import learning_rate
 from fwt.fwcore.spec import RunSpec, Stage, TrainSpec
+from fwt.fwcore.storage import checkpoint, durable
+from fwt.fwcore.storage.runs import RunFolder
+from fwt.fwcore.training.schedule import learning_rate
 from tests.cli_tools import SMALL, clean_environment, fwt, good, refused, snapshot
 
 # 8 updates an epoch

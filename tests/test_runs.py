@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fwt.fwcore import checkpoint
-from fwt.fwcore.checkpoint import Best, Progress
 from fwt.fwcore.errors import CheckpointError, ConfigError, DivergedError, FileError
 from fwt.fwcore.params import initialise
-from fwt.fwcore.runs import RunFolder, default_path, find_checkpoint
 from fwt.fwcore.spec import RunSpec
+from fwt.fwcore.storage import checkpoint
+from fwt.fwcore.storage.checkpoint import Best, Progress
+from fwt.fwcore.storage.runs import RunFolder, default_path, find_checkpoint
 from tests.cli_tools import snapshot
 from tests.test_checkpoint import SPEC, TABLE, Faulty, same
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from fwt.backends.contract import Backend
-from fwt.fwcore.batches import Split
-from fwt.fwcore.checkpoint import Checkpoint, read, sha256
-from fwt.fwcore.runs import RunFolder, default_path
+from fwt.fwcore.storage.checkpoint import Checkpoint, read, sha256
+from fwt.fwcore.storage.runs import RunFolder, default_path
+from fwt.fwcore.training.batches import Split
 from tests.cli_tools import good
 from tests.reproduce_tools import SHORT, here, tiny_cells
 from tools import ship_checkpoints as shipping

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from fwt.fwcore.runs import RunFolder
+from fwt.fwcore.storage.runs import RunFolder
 from tests.cli_tools import ROOT, TINY, environment, good, python, snapshot
 from tests.conftest import light
 
@@ -165,7 +165,7 @@ SLOW = """
 import sys, time
 from fwt.cli import streams
 from fwt.cli.main import run
-from fwt.fwcore.batches import BatchOrder
+from fwt.fwcore.training.batches import BatchOrder
 real = BatchOrder.rows
 def rows(*arguments):
     time.sleep(0.1)

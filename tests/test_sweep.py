@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from fwt.cli.working import work
+from fwt.execute.batch import work
+from fwt.execute.cluster import run_jobs
 from fwt.fwcore.spec import RunSpec
-from fwt.fwcore.train import Hooks
-from fwt.sweep.engine import run_jobs
-from fwt.sweep.jobs import Ended, Job, Outcome
+from fwt.fwcore.training.loop import Hooks
+from fwt.jobs import Ended, Job, Outcome
 from tests.cli_tools import (
     ROOT,
     TINY_BASE,

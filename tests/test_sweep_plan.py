@@ -11,10 +11,10 @@ import pytest
 
 from fwt.cli.sweeping import NAMES
 from fwt.cli.train import SPEC_FLAGS
-from fwt.cli.working import together
+from fwt.execute.batch import together
+from fwt.execute.cluster import Engine
 from fwt.fwcore.spec import RunSpec
-from fwt.sweep.engine import Engine
-from fwt.sweep.jobs import Job
+from fwt.jobs import Job
 from fwt.sweep.plan import SearchSpec
 from fwt.sweep.study import Search, Trial, connect
 from tests.cli_tools import ROOT, clean_environment, good, refused
@@ -86,7 +86,7 @@ def test_a_grid_is_the_product_of_its_axes(tmp_path):
 
 
 def test_the_number_of_parameters_is_that_of_the_weights(tmp_path):
-    from fwt.cli.initial import first_weights
+    from fwt.initial import first_weights
 
     found = planned(tmp_path, '[axes]\nmodel = ["lstm", "gru"]\nsize = [4]\n')
     for group, spec in zip(found["groups"], found["specs"], strict=True):
@@ -161,7 +161,7 @@ def test_a_file_that_is_none_is_refused(tmp_path, monkeypatch):
     words = ["storage", "database"]
     path = write(tmp_path, HEAD + SEARCH + "lr = [1]\n")
     refused(2, words, "sweep", path, "--storage", "nothing", "--quiet")
-    monkeypatch.setattr("fwt.sweep.engine.CONNECT", "1s")
+    monkeypatch.setattr("fwt.execute.cluster.CONNECT", "1s")
     nobody = "tcp://127.0.0.1:1"
     words = ["--scheduler", nobody]
     refused(3, words, "sweep", write(tmp_path, HEAD), "--quiet", "--scheduler", nobody)

@@ -42,7 +42,7 @@ lr = {{ low = 1e-4, high = 1e-1, log = true }}
 # in a worker: updates are so slow that runs are met in their middle, until a file is there
 SLOW = """
 import pathlib, time
-from fwt.fwcore.batches import BatchOrder
+from fwt.fwcore.training.batches import BatchOrder
 def slowed(real, go):
     def rows(*arguments):
         if not go.exists():

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from fwt.execute.progress import Progress
 from fwt.fwcore.spec import RunSpec
-from fwt.sweep.jobs import Job, Outcome
-from fwt.sweep.table import Progress
+from fwt.jobs import Job, Outcome
 from tests.cli_tools import TINY, clean_environment, good
 
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")

@@ -13,10 +13,10 @@ from typing import Any
 import filelock
 import pytest
 
-from fwt.cli.working import work
+from fwt.execute.batch import work
 from fwt.fwcore.errors import Interrupted
-from fwt.fwcore.train import Hooks
-from fwt.sweep.jobs import Ended, Job, carry_out, finished
+from fwt.fwcore.training.loop import Hooks
+from fwt.jobs import Ended, Job, carry_out, finished
 from tests.cli_tools import ROOT, clean_environment, environment, refused
 from tests.conftest import light, need
 from tests.sweep_tools import SWEEP, short_jobs, sweep_file
@@ -125,24 +125,24 @@ def test_a_batch_that_waits_can_be_stopped(jobs):
 
 def test_a_run_that_is_begun_elsewhere_at_the_same_time_is_gone_on_with(jobs, monkeypatch):
     """Its folder comes into being between two looks at it."""
-    from fwt.cli import working
+    from fwt.execute import batch
 
-    real = working.running.ready
+    real = batch.alone.ready
     job = jobs[0]
 
     def ready(*arguments):
-        monkeypatch.setattr(working.running, "ready", real)
+        monkeypatch.setattr(batch.alone, "ready", real)
         carry_out(work, [job], Hooks(), lambda: None)
         return real(*arguments)
 
-    monkeypatch.setattr(working.running, "ready", ready)
+    monkeypatch.setattr(batch.alone, "ready", ready)
     (found,) = carry_out(work, [job], Hooks(), lambda: None)
     assert found == finished(job)
     assert len(json.loads((job.folder / "run.json").read_text())["sessions"]) == 1
 
 
 def test_one_run_of_a_batch_that_diverges_is_the_only_one_that_failed(jobs, monkeypatch):
-    from fwt.cli import working
+    from fwt.execute import batch
     from fwt.fwcore.errors import DivergedError
 
     done = carry_out(work, [jobs[0]], Hooks(), lambda: None)[0]
@@ -150,7 +150,7 @@ def test_one_run_of_a_batch_that_diverges_is_the_only_one_that_failed(jobs, monk
     def diverges(*_):
         raise DivergedError("train: it did")
 
-    monkeypatch.setattr(working.running, "train_in", diverges)
+    monkeypatch.setattr(batch.alone, "train_in", diverges)
     found = carry_out(work, jobs, Hooks(), lambda: None)
     assert found == [done, Ended(None, "DivergedError (exit 5): train: it did")]
 

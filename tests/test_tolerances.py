@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fwt.fwcore import compare
+from fwt.fwcore.analysis import compare
 from tests.tolerances import TOLERANCES, assert_close
 
 ROW = ("outputs", "float32", "oracle")

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from fwt import backends
-from fwt.fwcore.batches import Split
 from fwt.fwcore.spec import TrainSpec
+from fwt.fwcore.training.batches import Split
 from tests import cases
 from tests.cli_tools import python
 
@@ -19,7 +19,7 @@ import sys
 import numpy as np
 from fwt import backends
 from fwt.backends.contract import compile_population
-from fwt.fwcore.batches import Split
+from fwt.fwcore.training.batches import Split
 from fwt.fwcore.spec import TrainSpec
 from tests import cases
 spec, train = cases.core_only({"kind": "lstm", "size": 4}, 3), TrainSpec(steps=1)

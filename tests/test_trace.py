@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from fwt.backends.contract import Backend
+from fwt.fwcore.analysis.trace import Trace, effective_rank, spectrum
 from fwt.fwcore.spec import ModelSpec
-from fwt.fwcore.trace import Trace, effective_rank, spectrum
 from tests import cases
 from tests.cases import Array, Engine
 from tests.tolerances import assert_close

@@ -20,14 +20,15 @@ import pytest
 
 from fwt import backends, tasks
 from fwt.backends.contract import Backend
-from fwt.fwcore import checkpoint, model
-from fwt.fwcore.batches import BatchOrder, dropout
+from fwt.fwcore import model
 from fwt.fwcore.layers import encoder_outputs
 from fwt.fwcore.params import initialise
-from fwt.fwcore.runs import RunFolder
-from fwt.fwcore.schedule import learning_rate
 from fwt.fwcore.spec import RunSpec
-from fwt.fwcore.train import Data, train
+from fwt.fwcore.storage import checkpoint
+from fwt.fwcore.storage.runs import RunFolder
+from fwt.fwcore.training.batches import BatchOrder, dropout
+from fwt.fwcore.training.loop import Data, train
+from fwt.fwcore.training.schedule import learning_rate
 from fwt.tasks.base import SPLITS
 from tests.cases import Array, Engine
 from tests.conftest import engine, need

@@ -13,8 +13,9 @@ import pytest
 from fwt import tasks
 from fwt.backends.contract import Compiled
 from fwt.cli.verify import print_rows
-from fwt.fwcore import checkpoint, compare
-from fwt.fwcore.batches import Split
+from fwt.fwcore.analysis import compare
+from fwt.fwcore.storage import checkpoint
+from fwt.fwcore.training.batches import Split
 from tests.cases import Array
 from tests.conftest import need
 

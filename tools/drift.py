@@ -22,13 +22,13 @@ import numpy as np
 
 from fwt import backends
 from fwt.fwcore import model
+from fwt.fwcore.analysis.flow import loss_gradients
 from fwt.fwcore.cells import presets
-from fwt.fwcore.durable import write_text
-from fwt.fwcore.flow import loss_gradients
 from fwt.fwcore.params import initialise
 from fwt.fwcore.rng import Stream
-from fwt.fwcore.runs import find_checkpoint
 from fwt.fwcore.spec import ModelSpec
+from fwt.fwcore.storage.durable import write_text
+from fwt.fwcore.storage.runs import find_checkpoint
 from tools.outcome import place
 
 BATCH, INPUTS, SIZE = 2, 8, 16

@@ -21,11 +21,11 @@ import numpy as np
 
 from fwt import backends
 from fwt.backends.contract import compile_population
-from fwt.fwcore.batches import Split
-from fwt.fwcore.checkpoint import write_text
 from fwt.fwcore.errors import FwtError
 from fwt.fwcore.rng import Stream
 from fwt.fwcore.spec import ModelSpec, TrainSpec
+from fwt.fwcore.storage.checkpoint import write_text
+from fwt.fwcore.training.batches import Split
 
 B, T, SYMBOLS, FEATURES, CLASSES, EXAMPLES, MEMBERS = 3, 4, 7, 5, 6, 9, 2
 TRAIN = TrainSpec.parse({"steps": 1, "batch_size": B}, "misuse")

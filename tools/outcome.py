@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from fwt.fwcore.durable import write_text
+from fwt.fwcore.storage.durable import write_text
 
 
 def place(libraries: Iterable[str]) -> dict[str, Any]:

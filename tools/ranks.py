@@ -18,8 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from fwt import backends
-from fwt.cli import environment
+from fwt import backends, environment
 from tools.outcome import kept, place
 
 COUNTS = (1, 2, 4)

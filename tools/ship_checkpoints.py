@@ -20,11 +20,10 @@ from typing import Any
 import numpy as np
 
 from fwt import backends, tasks
-from fwt.cli.opening import on_backend
 from fwt.cli.reproducing import cells_of
 from fwt.cli.verify import compared, number_type
-from fwt.fwcore.batches import Split
-from fwt.fwcore.checkpoint import (
+from fwt.fwcore.errors import CheckFailed, ConfigError
+from fwt.fwcore.storage.checkpoint import (
     Checkpoint,
     read,
     read_object,
@@ -32,9 +31,10 @@ from fwt.fwcore.checkpoint import (
     sha256,
     write,
 )
-from fwt.fwcore.durable import write_text
-from fwt.fwcore.errors import CheckFailed, ConfigError
-from fwt.fwcore.runs import RunFolder, default_path
+from fwt.fwcore.storage.durable import write_text
+from fwt.fwcore.storage.runs import RunFolder, default_path
+from fwt.fwcore.training.batches import Split
+from fwt.opening import on_backend
 from fwt.reproduce.cells import PUBLISHED, Cell
 from fwt.reproduce.summary import PLACES, command_of, parameters_of
 from fwt.tasks.sources import SUBSET

@@ -18,9 +18,9 @@ from fwt.backends.mlx.module import Network, time_loop
 from fwt.backends.mlx.ops import MlxOps
 from fwt.backends.mlx.ranks import MlxRanks
 from fwt.fwcore import blas, model
-from fwt.fwcore.batches import Dropout, Split
+from fwt.fwcore.analysis.flow import moved
+from fwt.fwcore.analysis.trace import Trace, trace
 from fwt.fwcore.cells.base import Weights
-from fwt.fwcore.flow import moved
 from fwt.fwcore.fused import choose
 from fwt.fwcore.inputs import (
     check_batch,
@@ -32,13 +32,13 @@ from fwt.fwcore.inputs import (
     check_split,
     check_state,
 )
-from fwt.fwcore.layouts import permute_in, permute_out
 from fwt.fwcore.ops import NumpyArray
 from fwt.fwcore.params import Param
-from fwt.fwcore.ranks import SINGLE, Ranks
 from fwt.fwcore.spec import ModelSpec, TrainSpec
-from fwt.fwcore.trace import Trace, trace
-from fwt.fwcore.train import check_fit
+from fwt.fwcore.storage.layouts import permute_in, permute_out
+from fwt.fwcore.training.batches import Dropout, Split
+from fwt.fwcore.training.loop import check_fit
+from fwt.fwcore.training.ranks import SINGLE, Ranks
 
 Step = Callable[..., mx.array]
 

@@ -12,9 +12,9 @@ from fwt.backends.mlx import convnet, fused
 from fwt.backends.mlx.ops import MlxOps
 from fwt.fwcore import model
 from fwt.fwcore.cells.base import CellSpec
-from fwt.fwcore.layouts import turned
 from fwt.fwcore.ops import NumpyArray
 from fwt.fwcore.spec import ModelSpec
+from fwt.fwcore.storage.layouts import turned
 
 
 def canonical(ops: MlxOps, spec: ModelSpec, arrays: Mapping[str, mx.array]) -> dict[str, mx.array]:

@@ -13,14 +13,14 @@ from fwt.backends.mlx.adam import Adam
 from fwt.backends.mlx.compiled import restored
 from fwt.backends.mlx.module import canonical
 from fwt.fwcore import model
-from fwt.fwcore.batches import Dropout, Split
 from fwt.fwcore.fused import choose
 from fwt.fwcore.inputs import check_moments, check_rows, check_split
-from fwt.fwcore.layouts import permute_in, permute_out
 from fwt.fwcore.ops import NumpyArray
-from fwt.fwcore.population import Member, Rows, own_rates
 from fwt.fwcore.spec import ModelSpec, TrainSpec
-from fwt.fwcore.train import as_parameters, check_fit
+from fwt.fwcore.storage.layouts import permute_in, permute_out
+from fwt.fwcore.training.batches import Dropout, Split
+from fwt.fwcore.training.loop import as_parameters, check_fit
+from fwt.fwcore.training.population import Member, Rows, own_rates
 
 Arrays = dict[str, mx.array]
 Step = Callable[..., mx.array]

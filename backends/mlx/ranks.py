@@ -5,15 +5,15 @@ from __future__ import annotations
 import mlx.core as mx
 import numpy as np
 
-from fwt.fwcore import launcher
 from fwt.fwcore.ops import NumpyArray
-from fwt.fwcore.ranks import SINGLE, Ranks
+from fwt.fwcore.training import launcher
+from fwt.fwcore.training.ranks import SINGLE, Ranks
 
 SIGNS = ("[ring]", "[mpi]", "[nccl]", "[jaccl]")  # what MLX's own errors begin with
 
 
 class MlxRanks:
-    """`fwt.fwcore.ranks.Ranks`: the ring of `mlx.launch`, or what else MLX was started with.
+    """`Ranks` of MLX: the ring of `mlx.launch`, or what else MLX was started with.
 
     Attributes:
         group: MLX's own name for them.

@@ -8,13 +8,14 @@ import numpy as np
 
 from fwt.backends.numpy.compiled import NumpyCompiled
 from fwt.backends.numpy.ops import NumpyOps
-from fwt.fwcore import launcher, limits, model
+from fwt.fwcore import limits, model
 from fwt.fwcore.errors import BackendError
 from fwt.fwcore.ops import NumpyArray
 from fwt.fwcore.params import initialise
-from fwt.fwcore.ranks import SINGLE, Ranks
 from fwt.fwcore.spec import ModelSpec
-from fwt.fwcore.train import as_parameters
+from fwt.fwcore.training import launcher
+from fwt.fwcore.training.loop import as_parameters
+from fwt.fwcore.training.ranks import SINGLE, Ranks
 
 
 class NumpyBackend:

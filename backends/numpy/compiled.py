@@ -10,7 +10,7 @@ import numpy as np
 from fwt.backends.numpy.module import Network
 from fwt.backends.numpy.ops import NumpyOps
 from fwt.fwcore import blas, model
-from fwt.fwcore.batches import Dropout, Split
+from fwt.fwcore.analysis.trace import Trace, trace
 from fwt.fwcore.errors import BackendError
 from fwt.fwcore.fused import choose
 from fwt.fwcore.inputs import (
@@ -21,10 +21,10 @@ from fwt.fwcore.inputs import (
     check_targets,
 )
 from fwt.fwcore.ops import NumpyArray
-from fwt.fwcore.ranks import SINGLE, Ranks
 from fwt.fwcore.spec import ModelSpec, TrainSpec
-from fwt.fwcore.trace import Trace, trace
-from fwt.fwcore.train import check_fit
+from fwt.fwcore.training.batches import Dropout, Split
+from fwt.fwcore.training.loop import check_fit
+from fwt.fwcore.training.ranks import SINGLE, Ranks
 
 
 class NumpyCompiled:

@@ -21,9 +21,9 @@ from fwt.backends.torch.module import Network, override, time_loop
 from fwt.backends.torch.ops import TorchOps
 from fwt.backends.torch.precision import in_precision
 from fwt.fwcore import model
-from fwt.fwcore.batches import Dropout, Split
+from fwt.fwcore.analysis.flow import moved
+from fwt.fwcore.analysis.trace import Trace, trace
 from fwt.fwcore.cells import fast_weights
-from fwt.fwcore.flow import moved
 from fwt.fwcore.fused import choose
 from fwt.fwcore.inputs import (
     check_batch,
@@ -35,13 +35,13 @@ from fwt.fwcore.inputs import (
     check_split,
     check_state,
 )
-from fwt.fwcore.layouts import permute_in
 from fwt.fwcore.ops import NumpyArray
 from fwt.fwcore.params import Param
-from fwt.fwcore.ranks import SINGLE, Ranks
 from fwt.fwcore.spec import ModelSpec, TrainSpec
-from fwt.fwcore.trace import Trace, trace
-from fwt.fwcore.train import check_fit
+from fwt.fwcore.storage.layouts import permute_in
+from fwt.fwcore.training.batches import Dropout, Split
+from fwt.fwcore.training.loop import check_fit
+from fwt.fwcore.training.ranks import SINGLE, Ranks
 
 
 class TorchCompiled:

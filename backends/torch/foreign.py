@@ -7,15 +7,15 @@ from pathlib import Path
 
 import torch
 
-from fwt.fwcore.dtypes import BFLOAT16, unread
 from fwt.fwcore.errors import CheckpointError
 from fwt.fwcore.ops import NumpyArray
+from fwt.fwcore.storage.dtypes import BFLOAT16, unread
 
 
 def read_state_dict(path: Path) -> dict[str, NumpyArray]:
     """The tensors of a `.pt` file as NumPy arrays by name.
 
-    bfloat16 comes as `fwt.fwcore.dtypes.BFLOAT16`, a type unknown to NumPy as its `unread`.
+    bfloat16 comes as `fwt.fwcore.storage.dtypes.BFLOAT16`, a type unknown to NumPy as its `unread`.
 
     Args:
         path: a state dict saved by `torch.save`.

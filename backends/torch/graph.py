@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fwt.fwcore.batches import Dropout
 from fwt.fwcore.ops import NumpyArray
+from fwt.fwcore.training.batches import Dropout
 
 WARM_UPS = 3  # as many as torch's own examples run
 

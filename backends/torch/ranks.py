@@ -14,16 +14,16 @@ import numpy as np
 import torch
 from torch import distributed
 
-from fwt.fwcore import launcher
 from fwt.fwcore.ops import NumpyArray
-from fwt.fwcore.ranks import SINGLE, Ranks
+from fwt.fwcore.training import launcher
+from fwt.fwcore.training.ranks import SINGLE, Ranks
 
 # gloo's and NCCL's errors have no class of their own in every version
 SIGNS = ("gloo", "nccl", "connection closed by peer", "connection reset", "timed out")
 
 
 class TorchRanks:
-    """`fwt.fwcore.ranks.Ranks`: gloo between CPUs, NCCL between CUDA cards."""
+    """`fwt.fwcore.training.ranks.Ranks`: gloo between CPUs, NCCL between CUDA cards."""
 
     def __init__(self) -> None:
         # Its functions take the group that is there when they are defined as their default, and

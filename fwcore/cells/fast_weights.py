@@ -159,7 +159,7 @@ class FastState(NamedTuple):
         """See `fwt.fwcore.cells.base.Recurrent.shifted`; for a memory in the attention form."""
         memory = self.memory
         if self.written:
-            assert isinstance(memory, HistoryMemory)  # noqa: S101 `fwt.fwcore.flow` asked for it
+            assert isinstance(memory, HistoryMemory)  # noqa: S101 `fwt.fwcore.analysis.flow` asked for it
             memory = memory.shifted(delta)
         h = self.h if self.wiped else self.h + delta
         return self._replace(h=h, output=self.output + delta, memory=memory)

@@ -15,7 +15,7 @@ from fwt import backends
 from fwt.backends.contract import Compiled
 from fwt.bench.shapes import Array, Shape, batch_of, spec_of, weights_of
 from fwt.bench.subjects import Framework, Subject, kind_of
-from fwt.fwcore.compare import GRADIENT_TOLERANCE, LOGIT_TOLERANCE, gradient_difference
+from fwt.fwcore.analysis.compare import GRADIENT_TOLERANCE, LOGIT_TOLERANCE, gradient_difference
 from fwt.fwcore.errors import CheckFailed
 from fwt.fwcore.rng import Stream
 from fwt.fwcore.spec import ModelSpec

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 from fwt import tasks
 from fwt.bench.subjects import Framework
 from fwt.bench.timing import timed
-from fwt.fwcore.batches import BatchOrder
-from fwt.fwcore.runs import RunFolder
 from fwt.fwcore.spec import RunSpec
-from fwt.fwcore.train import Data, Hooks, train
+from fwt.fwcore.storage.runs import RunFolder
+from fwt.fwcore.training.batches import BatchOrder
+from fwt.fwcore.training.loop import Data, Hooks, train
 from fwt.tasks.base import SPLITS
 
 
@@ -53,7 +53,7 @@ def spec_for(extent: Extent) -> RunSpec:
 
 
 def loop(side: Framework, extent: Extent) -> dict[str, Any]:
-    """Examples a second of `fwt.fwcore.train.train` and of the bare step, in turns; medians.
+    """Examples a second of the training loop and of the bare step, in turns; medians.
 
     The bare step waits for the device after every update, as in the benchmark's rows.
     """

@@ -28,11 +28,11 @@ from fwt.bench.subjects import (
     ours,
 )
 from fwt.fwcore import model
-from fwt.fwcore.batches import Split
 from fwt.fwcore.errors import ConfigError
 from fwt.fwcore.layers import encoder_outputs
-from fwt.fwcore.layouts import export
 from fwt.fwcore.spec import ModelSpec
+from fwt.fwcore.storage.layouts import export
+from fwt.fwcore.training.batches import Split
 
 LAYERS = {"lstm": nn.LSTM, "gru": nn.GRU}
 

@@ -11,10 +11,10 @@ from fwt.backends.contract import Compiled, Population, compile_population
 from fwt.bench import timing
 from fwt.bench.subjects import Framework
 from fwt.fwcore import model
-from fwt.fwcore.batches import BatchOrder, Split
 from fwt.fwcore.errors import CheckFailed
 from fwt.fwcore.params import initialise
 from fwt.fwcore.spec import ModelSpec, TrainSpec
+from fwt.fwcore.training.batches import BatchOrder, Split
 
 BOUND = 1e-4  # relative, between the losses of a member and of the model alone
 CHECKED = 3  # updates whose losses are compared

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fwt.fwcore import model
-from fwt.fwcore.batches import Split
 from fwt.fwcore.errors import ConfigError
 from fwt.fwcore.params import initialise
 from fwt.fwcore.rng import Stream
 from fwt.fwcore.spec import ModelSpec, TrainSpec
+from fwt.fwcore.training.batches import Split
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

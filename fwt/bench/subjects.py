@@ -11,11 +11,11 @@ import numpy as np
 from fwt.backends.contract import Backend, Compiled
 from fwt.bench.roofline import Ceilings
 from fwt.bench.shapes import TRAIN, Array
-from fwt.fwcore.batches import Split
 from fwt.fwcore.cells.common import LAYER_NORM_EPSILON
 from fwt.fwcore.errors import ConfigError, nearest
 from fwt.fwcore.layers import encoder_outputs
 from fwt.fwcore.spec import ModelSpec
+from fwt.fwcore.training.batches import Split
 
 OURS = ("auto", "matrix", "attention", "chunked")  # forms of our fast memory
 OWN = ("lstm", "gru")  # the framework's own layers

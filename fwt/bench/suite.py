@@ -11,7 +11,8 @@ from fwt.bench.check import STREAMED, check, check_stream, checked_shape
 from fwt.bench.roofline import Ceilings
 from fwt.bench.shapes import TRAIN, Array, Shape, batch_of, spec_of, weights_of
 from fwt.bench.subjects import NAIVE, OWN, Framework, Subject, kind_of
-from fwt.fwcore import estimate, limits
+from fwt.fwcore import limits
+from fwt.fwcore.analysis import estimate
 from fwt.fwcore.errors import CheckFailed, FwtError
 
 MEASURES = ("train", "forward", "stream", "memory")

@@ -31,10 +31,10 @@ from fwt.bench.subjects import (
     ours,
 )
 from fwt.fwcore import model
-from fwt.fwcore.batches import Split
 from fwt.fwcore.layers import encoder_outputs
-from fwt.fwcore.layouts import export
 from fwt.fwcore.spec import ModelSpec
+from fwt.fwcore.storage.layouts import export
+from fwt.fwcore.training.batches import Split
 
 LAYERS: dict[str, type[nn.LSTM | nn.GRU]] = {"lstm": nn.LSTM, "gru": nn.GRU}
 CELLS: dict[str, type[nn.LSTMCell | nn.GRUCell]] = {"lstm": nn.LSTMCell, "gru": nn.GRUCell}

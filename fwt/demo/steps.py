@@ -8,10 +8,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fwt.fwcore.compare import softmax
+from fwt.fwcore.analysis.compare import softmax
+from fwt.fwcore.analysis.trace import Trace
 from fwt.fwcore.ops import NumpyArray
 from fwt.fwcore.spec import ModelSpec
-from fwt.fwcore.trace import Trace
 from fwt.tasks.base import Pictures, Reader
 from fwt.tasks.mnist_glimpse import GlimpseReader
 

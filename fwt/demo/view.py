@@ -13,9 +13,9 @@ from PIL import Image
 
 from fwt.demo.digit import PREFIX
 from fwt.demo.steps import REFERENCE, Story, Subject
+from fwt.fwcore.analysis.trace import effective_rank
 from fwt.fwcore.cells.fast_weights import Spec as FastWeights
 from fwt.fwcore.ops import NumpyArray
-from fwt.fwcore.trace import effective_rank
 
 INK, WARM = (0, 114, 178), (213, 94, 0)  # of positive and negative numbers (Okabe & Ito 2008)
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fwt.fwcore.analysis.trace import Trace
 from fwt.fwcore.ops import NumpyArray
-from fwt.fwcore.trace import Trace
 from fwt.plots.canvas import sheet
 from fwt.plots.settings import defaults
 

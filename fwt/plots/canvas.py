@@ -6,8 +6,8 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fwt.fwcore.durable import make_folder, write_bytes
 from fwt.fwcore.errors import ConfigError
+from fwt.fwcore.storage.durable import make_folder, write_bytes
 from fwt.plots.settings import defaults
 
 if TYPE_CHECKING:

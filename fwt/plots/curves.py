@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fwt.fwcore import files
 from fwt.fwcore.errors import ConfigError, FileError
-from fwt.fwcore.runs import Line, RunFolder
 from fwt.fwcore.spec import RunSpec
+from fwt.fwcore.storage import files
+from fwt.fwcore.storage.runs import Line, RunFolder
 from fwt.plots.canvas import STYLES, sheet
 from fwt.plots.means import mean_of, seeds_of
 from fwt.plots.settings import defaults

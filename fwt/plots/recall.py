@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from fwt.fwcore.associator import Point
+from fwt.fwcore.analysis.associator import Point
 from fwt.plots.canvas import sheet
 from fwt.plots.settings import defaults
 

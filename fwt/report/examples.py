@@ -7,10 +7,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fwt.fwcore.batches import Split
-from fwt.fwcore.compare import logits_of, softmax
+from fwt.fwcore.analysis.compare import logits_of, softmax
+from fwt.fwcore.analysis.trace import Trace, facts_of
 from fwt.fwcore.ops import NumpyArray
-from fwt.fwcore.trace import Trace, facts_of
+from fwt.fwcore.training.batches import Split
 from fwt.tasks.base import Reader
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from fwt.fwcore.compare import GRADIENT_TOLERANCE, LOGIT_TOLERANCE, ROUNDING_FACTOR
-from fwt.fwcore.durable import make_folder, write_text
+from fwt.fwcore.analysis.compare import GRADIENT_TOLERANCE, LOGIT_TOLERANCE, ROUNDING_FACTOR
 from fwt.fwcore.errors import ConfigError
+from fwt.fwcore.storage.durable import make_folder, write_text
 from fwt.report.pictures import Picture
 
 SUFFIX = ".html"

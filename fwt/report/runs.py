@@ -8,8 +8,8 @@ from typing import Any
 from fwt import tasks
 from fwt.fwcore import model, params
 from fwt.fwcore.paths import quote
-from fwt.fwcore.runs import DONE, RUNNING, RunFolder
 from fwt.fwcore.spec import RunSpec
+from fwt.fwcore.storage.runs import DONE, RUNNING, RunFolder
 from fwt.plots.curves import Run, flat
 from fwt.tasks.base import Task
 from fwt.tasks.recipe import recipe

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from fwt.fwcore.durable import make_folder
+from fwt.fwcore.storage.durable import make_folder
 from fwt.plots import canvas
 from fwt.plots.settings import defaults
 from fwt.reproduce.curves import Figure, Line

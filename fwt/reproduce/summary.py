@@ -14,13 +14,14 @@ from typing import Annotated, Any
 from pydantic import Field, Strict, field_validator
 
 from fwt import tasks
-from fwt.fwcore import files, model
-from fwt.fwcore.checkpoint import read_object
-from fwt.fwcore.durable import make_folder, write_text
+from fwt.fwcore import model
 from fwt.fwcore.errors import CheckpointError
 from fwt.fwcore.frozen import Frozen, Items
-from fwt.fwcore.runs import RunFolder
 from fwt.fwcore.spec import RunSpec
+from fwt.fwcore.storage import files
+from fwt.fwcore.storage.checkpoint import read_object
+from fwt.fwcore.storage.durable import make_folder, write_text
+from fwt.fwcore.storage.runs import RunFolder
 
 POINTS = 100  # of a learning curve
 # flags of a command that say where files are, not what is learned

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from fwt.sweep.engine import Engine
-from fwt.sweep.jobs import Job, Outcome
+from fwt.execute.cluster import Engine
+from fwt.jobs import Job, Outcome
 from fwt.sweep.plan import Group, Plan, Setting
 from fwt.sweep.result import Tried
 from fwt.sweep.study import Search, Trial

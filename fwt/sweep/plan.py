@@ -25,11 +25,12 @@ from typing import Annotated, Any, Literal, Self
 import pydantic
 from pydantic import Field, JsonValue
 
-from fwt.fwcore import files, model
+from fwt.fwcore import model
 from fwt.fwcore.cells.base import PositiveInt
 from fwt.fwcore.errors import ConfigError, FileError, nearest
 from fwt.fwcore.frozen import Frozen
 from fwt.fwcore.spec import RunSpec
+from fwt.fwcore.storage import files
 
 TABLES = ("task", "model", "train", "report")
 MODEL, SIZE, SEED = "model", "model.core.size", "train.seed"

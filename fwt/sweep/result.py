@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fwt.fwcore.durable import make_folder, write_text
-from fwt.sweep.jobs import DIVERGED, Outcome
+from fwt.fwcore.storage.durable import make_folder, write_text
+from fwt.jobs import DIVERGED, Outcome
 from fwt.sweep.plan import Group, Setting
 
 OBJECTIVE = "mean over the seeds of the best validation error, percent; then of its loss"

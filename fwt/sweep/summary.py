@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 import pydantic
 
-from fwt.fwcore import checkpoint
 from fwt.fwcore.errors import ConfigError, FileError
 from fwt.fwcore.frozen import Frozen, Items
+from fwt.fwcore.storage import checkpoint
 
 FILE = "summary.json"
 

@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 
 from fwt import tasks
-from fwt.cli.resolve import name_of, read_config, resolve
-from fwt.fwcore import checkpoint, foreign, model, params
-from fwt.fwcore.checkpoint import Checkpoint
-from fwt.fwcore.runs import RunFolder, find_checkpoint
+from fwt.fwcore import model, params
 from fwt.fwcore.spec import RunSpec
+from fwt.fwcore.storage import checkpoint, foreign
+from fwt.fwcore.storage.checkpoint import Checkpoint
+from fwt.fwcore.storage.runs import RunFolder, find_checkpoint
 from fwt.reproduce import summary
+from fwt.settings import name_of, read_config, resolve
 from fwt.sweep import plan as plans
 from fwt.tasks import datasets
 from fwt.tasks.retrieval import RetrievalReader
@@ -259,8 +260,8 @@ def read_settings(name: str, folder: Path) -> None:
 
 def read_sweep(folder: Path) -> None:
     """A sweep file, down to its runs."""
-    from fwt.cli.resolve import layer
     from fwt.cli.sweeping import NAMES, _seeds
+    from fwt.settings import layer
 
     found = plans.read(folder / "sweep.toml")
     if found.task != "retrieval":

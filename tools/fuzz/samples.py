@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from fwt.fwcore import checkpoint, foreign, model
-from fwt.fwcore.checkpoint import Best, Checkpoint, Progress
+from fwt.fwcore import model
 from fwt.fwcore.params import initialise
-from fwt.fwcore.runs import RunFolder
 from fwt.fwcore.spec import RunSpec
+from fwt.fwcore.storage import checkpoint, foreign
+from fwt.fwcore.storage.checkpoint import Best, Checkpoint, Progress
+from fwt.fwcore.storage.runs import RunFolder
 from fwt.tasks.sources import SOURCES
 from tools.fuzz.tree import Tree, taken
 
@@ -239,7 +240,7 @@ def npz() -> bytes:
 
 def layouts_of(name: str, kind: str = "lstm") -> dict[str, Any]:
     """Weights by the names of a layout."""
-    from fwt.fwcore import layouts
+    from fwt.fwcore.storage import layouts
 
     found = made(kind)
     return layouts.export(model.parameters(found.spec.model), kind, found.params, name)

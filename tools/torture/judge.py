@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fwt.fwcore import checkpoint
 from fwt.fwcore.errors import FwtError
-from fwt.fwcore.runs import STEP_NAME, RunFolder
+from fwt.fwcore.storage import checkpoint
+from fwt.fwcore.storage.runs import STEP_NAME, RunFolder
 
 CLOCK = ("time", "elapsed_s", "examples_per_s")  # of a line of metrics
 TIMES = ("elapsed_s", "reported_s")  # of a checkpoint's progress

@@ -49,8 +49,8 @@ class Moment:
 
     def watch(self) -> None:
         """Begin; a process cannot stop being watched."""
-        from fwt.fwcore.batches import BatchOrder
-        from fwt.fwcore.lockstep import Alone
+        from fwt.fwcore.training.batches import BatchOrder
+        from fwt.fwcore.training.lockstep import Alone
 
         sys.addaudithook(self._heard)
         self._before(os, "fsync", lambda: f"fsync {self._opened}")

@@ -26,7 +26,8 @@ RUN = (
     "--dropout", "0.1",
 )  # fmt: skip
 LOADED = (
-    "fwt.cli.lists", "fwt.cli.main", "fwt.cli.population", "fwt.cli.running", "fwt.fwcore.foreign",
+    "fwt.lists", "fwt.cli.main", "fwt.execute.together", "fwt.execute.alone",
+    "fwt.fwcore.storage.foreign",
     "importlib.readers", "fwt.tasks.retrieval", "typer._adapters",
 )  # fmt: skip
 TMPFS = "fwt-torture"

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from fwt import backends, tasks
 from fwt.backends.contract import Compiled
-from fwt.cli.loading import load
+from fwt.data import load
 from fwt.fwcore import limits
 from fwt.fwcore import memory as memories
-from fwt.fwcore.checkpoint import Checkpoint
+from fwt.fwcore.analysis.estimate import check_memory
 from fwt.fwcore.errors import ConfigError
-from fwt.fwcore.estimate import check_memory
-from fwt.fwcore.runs import find_checkpoint
 from fwt.fwcore.spec import ModelSpec
+from fwt.fwcore.storage.checkpoint import Checkpoint
+from fwt.fwcore.storage.foreign import PT_SUFFIXES
+from fwt.fwcore.storage.runs import find_checkpoint
 from fwt.tasks.base import Task
 
 
@@ -72,3 +75,13 @@ def on_backend(
     check_form(found.spec.model, memory)
     kind = "auto" if backend.name == "numpy" else dtype or found.spec.train.dtype
     return backend.compile(found.spec.model, found.params, device=device, dtype=kind, memory=memory)
+
+
+def pt_reader(source: Path) -> Callable[[Path], Any] | None:
+    """What reads a `.pt` file, for a source that is one; it needs the torch backend."""
+    if source.suffix.lower() not in PT_SUFFIXES:
+        return None
+    backends.load("torch")
+    from fwt.backends.torch.foreign import read_state_dict
+
+    return read_state_dict

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fwt.fwcore.batches import Split
 from fwt.fwcore.rng import Stream
-from fwt.fwcore.train import EVALUATION_BATCH
+from fwt.fwcore.training.batches import Split
+from fwt.fwcore.training.loop import EVALUATION_BATCH
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -44,7 +44,7 @@ class Comparable(Scorer, Protocol):
         ...
 
     def load_parameters(self, params: Mapping[str, Array]) -> None:
-        """See `fwt.fwcore.train.Trainable`."""
+        """See `fwt.fwcore.training.loop.Trainable`."""
         ...
 
 

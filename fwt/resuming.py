@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from fwt import tasks
-from fwt.cli.loading import load
-from fwt.cli.resolve import check_model, control_fields, name_of
-from fwt.cli.running import Job, Revision
+from fwt.data import load
+from fwt.execute.alone import Job, Revision
 from fwt.fwcore.cells import presets
 from fwt.fwcore.errors import ConfigError
 from fwt.fwcore.frozen import differences
-from fwt.fwcore.runs import RunFolder
 from fwt.fwcore.spec import RunSpec, Stage
+from fwt.fwcore.storage.runs import RunFolder
+from fwt.settings import check_model, control_fields, name_of
 from fwt.tasks.base import Task
 from fwt.tasks.recipe import merge
 

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 from fwt.fwcore.errors import ConfigError, DivergedError, FwtError, Interrupted, InUseError
 from fwt.fwcore.frozen import differences
-from fwt.fwcore.runs import RunFolder
 from fwt.fwcore.spec import RunSpec
-from fwt.fwcore.train import Hooks
+from fwt.fwcore.storage.runs import RunFolder
+from fwt.fwcore.training.loop import Hooks
 
 # fields of a spec that change neither what is learned nor which step is the best
 REPORTS = ("log_every", "save_every", "keep")

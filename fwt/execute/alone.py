@@ -9,22 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fwt import backends
+from fwt import backends, environment, initial
 from fwt.backends.contract import Backend, Compiled, Population
-from fwt.cli import environment, initial
-from fwt.cli.opening import check_form
-from fwt.cli.resolve import Resolved
-from fwt.cli.screen import Screen
-from fwt.cli.signals import StopFlag
-from fwt.fwcore import estimate, launcher
-from fwt.fwcore.batches import BatchOrder
+from fwt.execute.screen import Screen
+from fwt.fwcore.analysis import estimate
 from fwt.fwcore.errors import BackendError, FileError, FwtError
 from fwt.fwcore.frozen import changes
 from fwt.fwcore.paths import quote, show
-from fwt.fwcore.ranks import SINGLE, Ranks, check_together
-from fwt.fwcore.runs import DONE, RUNNING, RunFolder, default_path
 from fwt.fwcore.spec import RunSpec
-from fwt.fwcore.train import Data, Hooks, train
+from fwt.fwcore.storage.runs import DONE, RUNNING, RunFolder, default_path
+from fwt.fwcore.training import launcher
+from fwt.fwcore.training.batches import BatchOrder
+from fwt.fwcore.training.loop import Data, Hooks, train
+from fwt.fwcore.training.ranks import SINGLE, Ranks, check_together
+from fwt.opening import check_form
+from fwt.settings import Resolved
+from fwt.signals import StopFlag
 from fwt.tasks.base import SPLITS, Task
 
 
@@ -196,7 +196,7 @@ def ready(job: Job, place: Place) -> Ready:
 def train_in(
     folder: RunFolder, spec: RunSpec, given: Ready, hooks: Hooks, stop_after: int | None = None
 ) -> dict[str, Any] | None:
-    """Train a run in its folder, which must be entered; see `fwt.fwcore.train.train`."""
+    """Train a run in its folder, which must be entered; see `fwt.fwcore.training.loop.train`."""
     with Session(folder, given.facts) as log:
         result = train(given.model, spec, given.data, folder, hooks, stop_after, given.ranks)
         log.reason = DONE if result else f"stopped after {stop_after} updates"
@@ -220,7 +220,7 @@ def run(
 
     Args:
         out: the folder of a new run; None names one under `root`.
-        stop_after: see `fwt.fwcore.train.train`.
+        stop_after: see `fwt.fwcore.training.loop.train`.
         quiet: show no progress.
     """
     done = None if job.folder is None or job.new_length else job.folder.read_json("DONE")

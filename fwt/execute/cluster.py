@@ -22,10 +22,10 @@ from typing import Any, Protocol, Self
 import dask
 from distributed import Client, Future, LocalCluster
 
-from fwt.fwcore.descriptors import room_for
+from fwt.execute import worker
 from fwt.fwcore.errors import BackendError, Interrupted
-from fwt.sweep import worker
-from fwt.sweep.jobs import BEGIN, Ended, Job, Outcome, Work, finished
+from fwt.fwcore.storage.descriptors import room_for
+from fwt.jobs import BEGIN, Ended, Job, Outcome, Work, finished
 
 TICK = 0.25  # seconds between two looks at the stop flag
 ASK = 1.0  # seconds between two requests to stop; a process may have started in between
@@ -220,7 +220,7 @@ class Engine:
     def _rejoin(self) -> None:
         """Wait for a scheduler that was lost, or dropped what ran; give it all of that again.
 
-        Its workers save what runs when they lose it: see `fwt.sweep.worker`.
+        Its workers save what runs when they lose it: see `fwt.execute.worker`.
         """
         lost, self._client = self._client, None
         self._take_back()
@@ -311,10 +311,10 @@ class Engine:
             processes=True,
             dashboard_address="127.0.0.1:0",
             silence_logs=logging.CRITICAL,
-            memory_limit=0,  # `fwt.fwcore.estimate` looks at memory before a run begins
+            memory_limit=0,  # `fwt.fwcore.analysis.estimate` looks at memory before a run begins
             local_directory=folder,
             env=threads,
-            preload=["fwt.sweep.worker"],
+            preload=["fwt.execute.worker"],
         )
         client: Client = enter(Client(enter(cluster)))
         return client

@@ -7,10 +7,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fwt.fwcore.batches import Dropout, Split
-from fwt.fwcore.ranks import SINGLE, Ranks
-from fwt.fwcore.runs import Weighted
 from fwt.fwcore.spec import TrainSpec
+from fwt.fwcore.storage.runs import Weighted
+from fwt.fwcore.training.batches import Dropout, Split
+from fwt.fwcore.training.ranks import SINGLE, Ranks
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -14,18 +14,19 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from fwt.fwcore import batches, layers, params
-from fwt.fwcore.batches import BatchOrder, Dropout, Split
-from fwt.fwcore.checkpoint import Best
+from fwt.fwcore import layers, params
 from fwt.fwcore.errors import CheckpointError, ConfigError, DivergedError, Interrupted
 from fwt.fwcore.inputs import OWN
-from fwt.fwcore.lockstep import Alone, Lockstep, Trainable
 from fwt.fwcore.params import Param
 from fwt.fwcore.paths import quote
-from fwt.fwcore.ranks import SINGLE, Ranks, Spread, check_together, everyones, folder_on
-from fwt.fwcore.runs import RunFolder, Weighted
-from fwt.fwcore.schedule import learning_rate
 from fwt.fwcore.spec import RunSpec
+from fwt.fwcore.storage.checkpoint import Best
+from fwt.fwcore.storage.runs import RunFolder, Weighted
+from fwt.fwcore.training import batches
+from fwt.fwcore.training.batches import BatchOrder, Dropout, Split
+from fwt.fwcore.training.lockstep import Alone, Lockstep, Trainable
+from fwt.fwcore.training.ranks import SINGLE, Ranks, Spread, check_together, everyones, folder_on
+from fwt.fwcore.training.schedule import learning_rate
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

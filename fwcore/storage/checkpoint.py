@@ -25,15 +25,23 @@ import pydantic
 import safetensors
 import safetensors.numpy
 
-from fwt.fwcore import files, layouts, model, params
-from fwt.fwcore.durable import create, new_folder, partial_of, rename, sync_folder, write_text
+from fwt.fwcore import model, params
 from fwt.fwcore.errors import CheckpointError, ConfigError, FileError
 from fwt.fwcore.frozen import Frozen
 from fwt.fwcore.params import Param
 from fwt.fwcore.paths import quote
 from fwt.fwcore.spec import FORMAT_VERSION, Count, NonNegative, RunSpec
-from fwt.fwcore.tensors import DIGEST, digest, ordered
-from fwt.fwcore.tensors import read_tensors as read_tensors
+from fwt.fwcore.storage import files, layouts
+from fwt.fwcore.storage.durable import (
+    create,
+    new_folder,
+    partial_of,
+    rename,
+    sync_folder,
+    write_text,
+)
+from fwt.fwcore.storage.tensors import DIGEST, digest, ordered
+from fwt.fwcore.storage.tensors import read_tensors as read_tensors
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

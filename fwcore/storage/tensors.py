@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import safetensors
 
-from fwt.fwcore import files
-from fwt.fwcore.dtypes import BFLOAT16, unread
 from fwt.fwcore.errors import CheckpointError
+from fwt.fwcore.storage import files
+from fwt.fwcore.storage.dtypes import BFLOAT16, unread
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -55,7 +55,7 @@ def ordered(content: bytes) -> bytes:
 def read_tensors(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
     """Arrays and metadata of a safetensors file, held against the digest in it if it has one.
 
-    bfloat16 comes as `fwt.fwcore.dtypes.BFLOAT16`, a type unknown to NumPy as its `unread`.
+    bfloat16 comes as `fwt.fwcore.storage.dtypes.BFLOAT16`, a type unknown to NumPy as its `unread`.
 
     Raises:
         CheckpointError: it is missing, truncated, damaged, or no safetensors file.

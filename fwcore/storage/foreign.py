@@ -13,13 +13,21 @@ from typing import Any
 
 import numpy as np
 
-from fwt.fwcore import checkpoint, files, layouts, model, params
-from fwt.fwcore.adapt import adapt, missing_biases
-from fwt.fwcore.checkpoint import MODEL_FILE, MOMENTS, OPTIMIZER_FILE, Checkpoint, Progress, State
+from fwt.fwcore import model, params
 from fwt.fwcore.errors import CheckpointError, ConfigError, nearest
 from fwt.fwcore.params import Param
-from fwt.fwcore.runs import find_checkpoint
 from fwt.fwcore.spec import RunSpec
+from fwt.fwcore.storage import checkpoint, files, layouts
+from fwt.fwcore.storage.adapt import adapt, missing_biases
+from fwt.fwcore.storage.checkpoint import (
+    MODEL_FILE,
+    MOMENTS,
+    OPTIMIZER_FILE,
+    Checkpoint,
+    Progress,
+    State,
+)
+from fwt.fwcore.storage.runs import find_checkpoint
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -18,13 +18,13 @@ import filelock
 import numpy as np
 import pydantic
 
-from fwt.fwcore import checkpoint, durable, files, locks
-from fwt.fwcore.checkpoint import Checkpoint, Progress
 from fwt.fwcore.errors import CheckpointError, ConfigError, DivergedError, FileError
 from fwt.fwcore.frozen import Frozen, Items
 from fwt.fwcore.params import not_finite
 from fwt.fwcore.paths import quote
 from fwt.fwcore.spec import Count, NonNegative, RunSpec
+from fwt.fwcore.storage import checkpoint, durable, files, locks
+from fwt.fwcore.storage.checkpoint import Checkpoint, Progress
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -76,19 +76,19 @@ class Weighted(Protocol):
     """What a run folder asks of a model."""
 
     def parameters(self) -> dict[str, Array]:
-        """See `fwt.fwcore.lockstep.Trainable`."""
+        """See `fwt.fwcore.training.lockstep.Trainable`."""
         ...
 
     def load_parameters(self, params: Mapping[str, Array]) -> None:
-        """See `fwt.fwcore.lockstep.Trainable`."""
+        """See `fwt.fwcore.training.lockstep.Trainable`."""
         ...
 
     def optimizer_state(self) -> dict[str, Array]:
-        """See `fwt.fwcore.lockstep.Trainable`."""
+        """See `fwt.fwcore.training.lockstep.Trainable`."""
         ...
 
     def load_optimizer_state(self, moments: Mapping[str, Array], step: int) -> None:
-        """See `fwt.fwcore.lockstep.Trainable`."""
+        """See `fwt.fwcore.training.lockstep.Trainable`."""
         ...
 
 
@@ -181,7 +181,7 @@ class RunFolder:
         locks.take(self._lock, "out", "wait for it or use another folder")
 
     def _tidy(self) -> None:
-        """See `fwt.fwcore.checkpoint.tidy`."""
+        """See `fwt.fwcore.storage.checkpoint.tidy`."""
         for path in sorted((self.path / "checkpoints").glob(".step-*")):
             name = path.name.removeprefix(".").rpartition(".")[0]
             if STEP_NAME.fullmatch(name):

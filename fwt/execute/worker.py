@@ -12,8 +12,8 @@ from typing import Any
 from distributed import Reschedule, Status, Worker, get_worker
 
 from fwt.fwcore.errors import Interrupted
-from fwt.fwcore.train import Hooks
-from fwt.sweep.jobs import BEGIN, WAIT, Ended, Job, Work, carry_out
+from fwt.fwcore.training.loop import Hooks
+from fwt.jobs import BEGIN, WAIT, Ended, Job, Work, carry_out
 
 _stops: dict[str, int] = {}  # which sweeps were asked to stop, and by which signal
 

@@ -12,11 +12,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fwt.fwcore.batches import Dropout, Split
-from fwt.fwcore.checkpoint import Progress
 from fwt.fwcore.errors import ConfigError, RankLostError
-from fwt.fwcore.runs import RunFolder, Weighted
 from fwt.fwcore.spec import RunSpec, TrainSpec
+from fwt.fwcore.storage.checkpoint import Progress
+from fwt.fwcore.storage.runs import RunFolder, Weighted
+from fwt.fwcore.training.batches import Dropout, Split
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -104,10 +104,10 @@ def check_together(ranks: Ranks, spec: RunSpec) -> None:
 
 
 class Spread:
-    """One model on several ranks as a `fwt.fwcore.lockstep.Lockstep`.
+    """One model on several ranks as a `fwt.fwcore.training.lockstep.Lockstep`.
 
     Args:
-        model: this rank's copy, a `fwt.fwcore.lockstep.Trainable`.
+        model: this rank's copy, a `fwt.fwcore.training.lockstep.Trainable`.
         ranks: the job's processes.
     """
 

@@ -8,22 +8,22 @@ from functools import cache
 from pathlib import Path
 
 from fwt import tasks
-from fwt.cli import population, running
-from fwt.cli.lists import AXES
-from fwt.cli.resolve import name_of
-from fwt.cli.running import Place, Ready
-from fwt.fwcore.descriptors import room, room_for
+from fwt.execute import alone, together
+from fwt.execute.alone import Place, Ready
 from fwt.fwcore.errors import ConfigError, DivergedError, InUseError
 from fwt.fwcore.frozen import digest_of
-from fwt.fwcore.population import OWN
-from fwt.fwcore.runs import RunFolder
 from fwt.fwcore.spec import RunSpec
-from fwt.fwcore.train import Hooks, Outcome
-from fwt.sweep.jobs import Ended, Job, finished
+from fwt.fwcore.storage.descriptors import room, room_for
+from fwt.fwcore.storage.runs import RunFolder
+from fwt.fwcore.training.loop import Hooks, Outcome
+from fwt.fwcore.training.population import OWN
+from fwt.jobs import Ended, Job, finished
+from fwt.lists import AXES
+from fwt.settings import name_of
 from fwt.tasks.base import Task, TaskSpec
 
 
-def together(jobs: Sequence[Job]) -> list[list[Job]]:
+def group_by_shape(jobs: Sequence[Job]) -> list[list[Job]]:
     """Jobs as batches that can each be trained as one program, in the order of their first."""
     found: dict[str, list[Job]] = {}
     for job in jobs:
@@ -34,7 +34,7 @@ def together(jobs: Sequence[Job]) -> list[list[Job]]:
 def _shape(spec: RunSpec) -> str:
     """What must agree between runs that are trained together."""
     data = spec.json_data()
-    rounded = spec.train.dtype == "bfloat16"  # see `fwt.fwcore.population.own_rates`
+    rounded = spec.train.dtype == "bfloat16"  # see `fwt.fwcore.training.population.own_rates`
     for path in AXES:
         *tables, key = path.split(".")
         table = data
@@ -51,10 +51,10 @@ def _task(spec: TaskSpec, data_dir: Path | None) -> Task:
     return tasks.load(spec, data_dir)
 
 
-def _run_of(job: Job) -> running.Job:
+def _run_of(job: Job) -> alone.Job:
     """A job as `fwt train` sees it."""
     task = _task(tasks.parse(job.spec.task), job.data_dir)
-    return running.Job(job.spec, name_of(job.spec.model.core.json_data()), task)
+    return alone.Job(job.spec, name_of(job.spec.model.core.json_data()), task)
 
 
 def work(jobs: Sequence[Job], hooks: Hooks) -> list[Ended]:
@@ -103,8 +103,8 @@ def _trained(jobs: Sequence[Job], hooks: Hooks) -> dict[Path, Ended]:
     """
     runs = [_run_of(job) for job in jobs]
     place = Place(jobs[0].backend, jobs[0].device, jobs[0].memory)
-    alone = len(jobs) == 1
-    given = running.ready(runs[0], place) if alone else population.ready(runs, place)
+    single = len(jobs) == 1
+    given = alone.ready(runs[0], place) if single else together.ready(runs, place)
     with ExitStack() as stack:
         stack.enter_context(room_for(len(jobs), "sweep"))
         # in one order, so that no two processes wait for each other
@@ -116,10 +116,10 @@ def _trained(jobs: Sequence[Job], hooks: Hooks) -> dict[Path, Ended]:
         if before or len(set(map(_step, jobs))) > 1:
             return before
         folders, specs = [entered[job.folder] for job in jobs], [job.spec for job in jobs]
-        if alone:
+        if single:
             outcomes = [_alone(folders[0], specs[0], given, hooks)]
         else:
-            outcomes = population.train_in(folders, specs, given, hooks)
+            outcomes = together.train_in(folders, specs, given, hooks)
     return {
         job.folder: Ended.by(each) if isinstance(each, DivergedError) else Ended(each, None)
         for job, each in zip(jobs, outcomes, strict=True)
@@ -127,8 +127,8 @@ def _trained(jobs: Sequence[Job], hooks: Hooks) -> dict[Path, Ended]:
 
 
 def _alone(folder: RunFolder, spec: RunSpec, given: Ready, hooks: Hooks) -> Outcome:
-    """Train one run; an outcome as `fwt.fwcore.train.train_together` has it."""
+    """Train one run; an outcome as `fwt.fwcore.training.loop.train_together` has it."""
     try:
-        return running.train_in(folder, spec, given, hooks)
+        return alone.train_in(folder, spec, given, hooks)
     except DivergedError as error:
         return error

@@ -15,9 +15,9 @@ from typing import Protocol
 import numpy as np
 
 from fwt.fwcore import layers
+from fwt.fwcore.analysis.compare import softmax
 from fwt.fwcore.cells import cell_of
 from fwt.fwcore.cells.base import Weights
-from fwt.fwcore.compare import softmax
 from fwt.fwcore.errors import ConfigError
 from fwt.fwcore.memory import plan
 from fwt.fwcore.ops import Array, NumpyArray, Ops

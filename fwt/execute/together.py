@@ -10,19 +10,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fwt import initial
 from fwt.backends.contract import compile_population
-from fwt.cli import initial, running
-from fwt.cli.resolve import layer
-from fwt.cli.running import Job, Place, Ready, Session
-from fwt.cli.screen import Screen
-from fwt.cli.signals import StopFlag
-from fwt.fwcore import launcher
-from fwt.fwcore.descriptors import room_for
+from fwt.execute import alone
+from fwt.execute.alone import Job, Place, Ready, Session
+from fwt.execute.screen import Screen
 from fwt.fwcore.errors import ConfigError, DivergedError, FwtError
 from fwt.fwcore.paths import quote, show
-from fwt.fwcore.runs import RunFolder, default_path, taken
 from fwt.fwcore.spec import RunSpec
-from fwt.fwcore.train import Hooks, Outcome, train_together
+from fwt.fwcore.storage.descriptors import room_for
+from fwt.fwcore.storage.runs import RunFolder, default_path, taken
+from fwt.fwcore.training import launcher
+from fwt.fwcore.training.loop import Hooks, Outcome, train_together
+from fwt.settings import layer
+from fwt.signals import StopFlag
 from fwt.tasks.recipe import merge
 
 
@@ -94,11 +95,11 @@ def _begun(
 
 
 def ready(jobs: Sequence[Job], place: Place) -> Ready:
-    """Backend, models and data of runs that are trained together; see `running.ready`."""
+    """Backend, models and data of runs that are trained together; see `alone.ready`."""
     launcher.check_alone(f"train: {len(jobs)} runs")
     specs, job = [each.spec for each in jobs], jobs[0]
-    backend = running.trainer(job.spec, place, job.task, len(jobs))
-    data = running.splits(job)
+    backend = alone.trainer(job.spec, place, job.task, len(jobs))
+    data = alone.splits(job)
     firsts = [initial.first_weights(spec) for spec in specs]
     made = compile_population(
         backend,
@@ -108,7 +109,7 @@ def ready(jobs: Sequence[Job], place: Place) -> Ready:
         dtype=job.spec.train.dtype,
         memory=place.memory,
     )
-    facts = running.session_facts(job, backend, made, firsts[0].notes)
+    facts = alone.session_facts(job, backend, made, firsts[0].notes)
     return Ready(backend.name, made, data, facts, job.spec.train.total_steps(len(data.train)))
 
 
@@ -119,7 +120,7 @@ def train_in(
     hooks: Hooks,
     stop_after: int | None = None,
 ) -> list[Outcome]:
-    """Train runs in their folders, which must be entered; see `fwt.fwcore.train.train_together`."""
+    """Train runs in their folders, which must be entered."""
     with ExitStack() as stack:
         logs = [stack.enter_context(Session(folder, dict(given.facts))) for folder in folders]
         outcomes = train_together(given.model, specs, given.data, folders, hooks, stop_after)
@@ -143,7 +144,7 @@ def run(
     Args:
         members: their specs differ in the lists' values alone.
         out: the folder for their folders; None names one under `root`.
-        stop_after: see `fwt.fwcore.train.train`.
+        stop_after: see `fwt.fwcore.training.loop.train`.
         quiet: show no progress.
     """
     with ExitStack() as stack:
@@ -151,7 +152,7 @@ def run(
         given = ready([each.job for each in members], place)
         folders = _begun(stack, members, out, root, given.backend)
         stop = stack.enter_context(StopFlag())
-        running.show_notes(given, quiet)
+        alone.show_notes(given, quiet)
         screen = stack.enter_context(Screen(given.total, quiet))
         hooks = Hooks(on_metrics=screen.show, stop_signal=stop.read)
         specs = [each.job.spec for each in members]
@@ -163,13 +164,13 @@ def run(
 def _member(
     member: Member, folder: RunFolder, outcome: Outcome, facts: Mapping[str, Any], total: int
 ) -> dict[str, Any]:
-    """What is printed of a run: what `running.summary` gives, its label, and why it diverged."""
+    """What is printed of a run: what `alone.summary` gives, its label, and why it diverged."""
     found: dict[str, Any] = {"done": False, "step": folder.latest_step(), "steps": total}
     if isinstance(outcome, DivergedError):
         found["diverged"] = str(outcome)
     elif outcome is not None:
         found = {"done": True, **outcome}
-    return {"label": member.label, **running.summary(member.job, folder, facts, found)}
+    return {"label": member.label, **alone.summary(member.job, folder, facts, found)}
 
 
 def _summary(members: Sequence[Member], found: list[dict[str, Any]]) -> dict[str, Any]:
@@ -225,6 +226,6 @@ def _print_lines(members: Sequence[Member], result: dict[str, Any]) -> None:
         if row["n"]:
             sd = "" if row["sd"] is None else f"  sd {row['sd']:.2f}%"
             print(f"{row['label']:{width}}  mean error {row['mean']:.2f}%{sd}  n = {row['n']}")
-    known = running.published(job)
+    known = alone.published(job)
     if known is not None:
         print(f"published {known:.2f}%")

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from fwt.fwcore.dtypes import narrow, widen
 from fwt.fwcore.params import Param
+from fwt.fwcore.storage.dtypes import narrow, widen
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

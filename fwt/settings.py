@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fwt import tasks
-from fwt.cli import initial, loading
-from fwt.fwcore import files
+from fwt import data, initial, tasks
 from fwt.fwcore.cells import cells, presets
 from fwt.fwcore.errors import ConfigError, FileError, nearest
 from fwt.fwcore.spec import RunSpec
+from fwt.fwcore.storage import files
 from fwt.tasks.base import Control, Task, TaskSpec
 from fwt.tasks.recipe import default_model, merge, recipe
 
@@ -173,7 +172,7 @@ def resolve(
     flags: Mapping[str, Any],
     control: str | None,
     data_dir: Path | None,
-    load: Callable[[TaskSpec, Path | None], Task] = loading.load,
+    load: Callable[[TaskSpec, Path | None], Task] = data.load,
 ) -> Resolved:
     """Merge all layers, load the task, and check the whole.
 

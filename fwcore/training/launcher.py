@@ -18,9 +18,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fwt.fwcore import files
 from fwt.fwcore.errors import BackendError, ConfigError, RankLostError
 from fwt.fwcore.paths import show
+from fwt.fwcore.storage import files
 
 LIMIT_S = 300.0  # that processes of a job wait for each other
 QUIET_S = 5.0  # before one says that it waits

@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fwt.cli.convert import pt_reader
-from fwt.fwcore import checkpoint, foreign, model, params, paths
-from fwt.fwcore.checkpoint import MODEL_FILE, Checkpoint
+from fwt.fwcore import model, params, paths
 from fwt.fwcore.errors import CheckpointError, ConfigError, FileError
 from fwt.fwcore.spec import InitSpec, RunSpec
+from fwt.fwcore.storage import checkpoint, foreign
+from fwt.fwcore.storage.checkpoint import MODEL_FILE, Checkpoint
+from fwt.opening import pt_reader
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

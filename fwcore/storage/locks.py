@@ -8,8 +8,8 @@ from pathlib import Path
 
 import filelock
 
-from fwt.fwcore.durable import make_folder
 from fwt.fwcore.errors import FileError, InUseError
+from fwt.fwcore.storage.durable import make_folder
 
 FILE = ".lock"
 

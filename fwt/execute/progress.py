@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from fwt.sweep.jobs import BEGIN, WAIT, Job, Outcome
+from fwt.jobs import BEGIN, WAIT, Job, Outcome
 
 ROWS = 20  # runs shown at once: those that go on, then the latest that ended
 REFRESH = 4  # times a second
@@ -29,12 +29,12 @@ class Row:
 
 
 class Progress:
-    """Shows how the runs of a sweep stand; a context manager, and a `fwt.sweep.engine.Watch`.
+    """Shows how the runs of a sweep stand; a context manager, and a `fwt.execute.cluster.Watch`.
 
     Args:
         total: how many runs there will be.
         label: what a job is called.
-        stop: see `fwt.sweep.engine.Watch.stop`.
+        stop: see `fwt.execute.cluster.Watch.stop`.
         quiet: show nothing.
     """
 

@@ -1,0 +1,1 @@
+"""What is found in a model: traces, gradient flow, parity, memory needs."""

@@ -1,0 +1,1 @@
+"""Files: checkpoints, run folders, layouts of others, and what guards them."""

@@ -1,0 +1,1 @@
+"""Training: batches, schedules, the loop, populations and several processes."""
