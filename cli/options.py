@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -136,14 +135,3 @@ Reconnect = Annotated[
     ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would run and stop.")]
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """Where the runs go. `workers` may be None: as many as fit."""
-
-    scheduler: str | None
-    workers: int | None
-    threads: int
-    retries: int
-    reconnect: float

@@ -2,47 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fwt.cli import completion as complete
 from fwt.cli import options
+from fwt.fwcore.paths import quote, show
+from fwt.keys import KEYS
 
-# flag -> where its value goes in the run's spec; a test walks every row
-SPEC_FLAGS = {
-    "pairs": "task.pairs",
-    "policy": "task.policy",
-    "dataset": "task.dataset",
-    "size": "model.core.size",
-    "decay": "model.core.decay",
-    "rate": "model.core.rate",
-    "inner_steps": "model.core.inner_steps",
-    "norm": "model.core.norm",
-    "epochs": "train.epochs",
-    "steps": "train.steps",
-    "batch_size": "train.batch_size",
-    "lr": "train.lr",
-    "schedule": "train.schedule",
-    "clip": "train.clip",
-    "dropout": "train.dropout",
-    "head_dropout": "train.head_dropout",
-    "weight_decay": "train.weight_decay",
-    "seed": "train.seed",
-    "seeds": "train.seed",
-    "dtype": "train.dtype",
-    "precision": "train.precision",
-    "log_every": "report.log_every",
-    "eval_every": "report.eval_every",
-    "save_every": "report.save_every",
-    "keep": "report.keep",
-    "init_from": "init.path",
-    "init_layout": "init.layout",
-}
+if TYPE_CHECKING:
+    from fwt.jobs import Job
 
 # options whose variables say what a new run is, and nothing to one that goes on
-NEW_RUNS = (*SPEC_FLAGS, "task", "model", "control", "config", "out")
+NEW_RUNS = (*KEYS, "task", "model", "control", "config", "out")
 
 LIST = "or a list, 1,2"  # see `fwt.lists`
 
@@ -257,11 +233,10 @@ def train(
     flags; --set. Lists train a run for each combination, all at once as one program.
     Example: fwt train --backend mlx --task retrieval
     """
-    from fwt import resuming
     from fwt.execute import alone, together
     from fwt.fwcore.errors import ConfigError
-    from fwt.lists import points
-    from fwt.settings import layer, read_config, resolve
+    from fwt.plan import Place, new_jobs, reopen
+    from fwt.settings import read_config
     from fwt.tasks.recipe import merge
 
     if resume is not None:  # variables that are settings of new runs do not concern it
@@ -272,9 +247,10 @@ def train(
         )
     flags = settings_of(context, assign or [])
     settings = read_config(config) if config else {}
-    place = alone.Place(backend, device, memory)
-    task = flags.get("task", {}).get("kind") or task
-    if resume is not None:
+    place = Place(backend, device, memory, data_dir, out, runs_dir)
+    if resume is None:
+        jobs = new_jobs(task, model, settings, flags, control, place)
+    else:
         if out is not None:
             raise ConfigError(f"--out: a resumed run stays in its folder, got out={out}")
         if (source := flags.get("init", {}).get("path")) is not None:
@@ -282,31 +258,19 @@ def train(
                 "--init-from: expected a new run, got --resume beside it, whose weights are its "
                 f"last checkpoint's, and init-from={source}; leave one of the two out"
             )
-        asked = merge(settings, flags)
-        if task is not None:
-            asked = merge(asked, {"task": {"kind": task}})
-        job = resuming.reopened(resume, asked, model, control, data_dir)
-    else:
-        task = task or settings.get("task", {}).get("kind")
-        if task is None:
-            raise ConfigError("--task: expected a task, got none; e.g. --task retrieval")
-        found = points(merge(settings, flags))
-        single = merge(flags, layer(found[0].items(), "lists"))
-        job = alone.fresh(resolve(task, model, settings, single, control, data_dir))
-        if len(found) > 1:
-            members = together.members_of(job, found)
-            if dry_run:
-                together.print_specs(members)
-                return
-            results = together.run(members, place, out, runs_dir, stop_after, quiet)
-            together.print_result(members, results, as_json)
-            return
+        kind = flags.get("task", {}).get("kind") or task
+        asked = merge(merge(settings, flags), {} if kind is None else {"task": {"kind": kind}})
+        jobs = [reopen(resume, asked, model, control, place)]
     if dry_run:
-        alone.print_spec(job.spec)
-        return
-    result = alone.run(job, place, out, runs_dir, stop_after, quiet)
-    if result is not None:
-        alone.print_result(job, result, as_json)
+        specs = [job.spec.json_data() for job in jobs]
+        print(json.dumps({"members": specs} if len(jobs) > 1 else specs[0], indent=1))
+    elif len(jobs) > 1:
+        results = together.run(jobs, stop_after=stop_after, quiet=quiet)
+        print_results(jobs, results, as_json)
+    else:
+        result = alone.run(jobs[0], resume=resume is not None, stop_after=stop_after, quiet=quiet)
+        if result is not None:
+            print_result(jobs[0], result, as_json)
 
 
 def is_variable(context: typer.Context, name: str) -> bool:
@@ -328,7 +292,7 @@ def settings_of(context: typer.Context, assignments: list[str]) -> dict[str, Any
 
     variables: list[tuple[str, Any]] = []
     flags: list[tuple[str, Any]] = []
-    for name, path in SPEC_FLAGS.items():
+    for name, path in KEYS.items():
         value = context.params[name]
         if value is None:
             continue
@@ -340,3 +304,64 @@ def settings_of(context: typer.Context, assignments: list[str]) -> dict[str, Any
         given.append((path, value))
     assigned = layer(map(parse_assignment, assignments), "--set")
     return merge(merge(layer(variables, "FWT_*"), layer(flags, "flags")), assigned)
+
+
+def print_result(job: Job, result: dict[str, Any], as_json: bool) -> None:
+    """The result of a run on stdout: for people, or one JSON object."""
+    if as_json:
+        print(json.dumps(result))
+        return
+    if not result["done"]:
+        print(f"stopped   step {result['step']} of {result['steps']}")
+        print(f"go on     fwt train --resume {quote(result['run'])}")
+        return
+    known = job.published_error
+    beside = "" if known is None else f"  (published: {known:.2f}%)"
+    test = result["test"]
+    print(f"dataset   {result['dataset']}")
+    print(f"test      error {test['error_pct']:.2f}% of {test['examples']}{beside}")
+    print(f"took      {result['steps']} updates, {result['train_s']:.0f} s")
+    print(f"run       {show(result['run'])}")
+    print(f"best      {show(result['best_checkpoint'])}")
+    print(f"look      fwt eval {quote(result['run'])} --backend numpy")
+
+
+def print_results(jobs: Sequence[Job], results: dict[str, Any], as_json: bool) -> None:
+    """The results of several runs on stdout: for people, a line for each, or one JSON object.
+
+    Raises:
+        DivergedError: some diverged.
+    """
+    from fwt.fwcore.errors import DivergedError
+
+    if as_json:
+        print(json.dumps(results))
+    else:
+        _print_lines(jobs, results)
+    lost = [each for each in results["members"] if "diverged" in each]
+    if lost:
+        raise DivergedError(
+            f"{len(lost)} of {len(jobs)} runs diverged, {lost[0]['label']} in {lost[0]['run']}: "
+            f"{lost[0]['diverged']}"
+        )
+
+
+def _print_lines(jobs: Sequence[Job], results: dict[str, Any]) -> None:
+    members, width = results["members"], max(len(job.label) for job in jobs)
+    print(f"dataset   {members[0]['dataset']}")
+    for each in members:
+        if each["done"]:
+            text = f"error {each['test']['error_pct']:6.2f}%"
+        else:
+            text = f"stopped at step {each['step']} of {each['steps']}"
+            text = "diverged" if "diverged" in each else text
+        print(f"{each['label']:{width}}  {text}  {show(each['run'])}")
+    rows = [*results["settings"], {**results, "label": "all"}]
+    some_share = 1 < len(results["settings"]) < len(jobs)
+    for row in rows if some_share else rows[-1:]:
+        if row["n"]:
+            sd = "" if row["sd"] is None else f"  sd {row['sd']:.2f}%"
+            print(f"{row['label']:{width}}  mean error {row['mean']:.2f}%{sd}  n = {row['n']}")
+    known = jobs[0].published_error
+    if known is not None:
+        print(f"published {known:.2f}%")

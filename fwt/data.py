@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fwt import tasks
 from fwt.fwcore import paths
 from fwt.tasks.base import Task, TaskSpec
+
+Load = Callable[[TaskSpec, Path | None], Task]
 
 DATA_DIR = "FWT_DATA_DIR"  # environment variable: the folder of whatever dataset is read
 

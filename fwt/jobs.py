@@ -1,24 +1,36 @@
-"""A run as a job of a cluster: what it is, how it ended, and whether it has ended already."""
+"""A run that is to be done, and what came of it."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from fwt.fwcore.errors import ConfigError, DivergedError, FwtError, Interrupted, InUseError
+from fwt.fwcore import errors
+from fwt.fwcore.errors import ConfigError, DivergedError, FwtError
 from fwt.fwcore.frozen import differences
 from fwt.fwcore.spec import RunSpec
 from fwt.fwcore.storage.runs import RunFolder
-from fwt.fwcore.training.loop import Hooks
+from fwt.settings import name_of
+from fwt.tasks.base import Task
 
 # fields of a spec that change neither what is learned nor which step is the best
 REPORTS = ("log_every", "save_every", "keep")
-DIVERGED = DivergedError.__name__  # what the failure of a run that diverged begins with
-BEGIN, WAIT = "", "wait"  # the split of a line that says that a batch begins, or waits
-TICK = 0.5  # seconds between two looks whether another process still has a run
+FAILURE = re.compile(r"(\w+)(?: \(exit \d+\))?: ")  # the beginning of one in `run.json`
+
+
+@dataclass(frozen=True)
+class Revision:
+    """A change of a run's length or reports that its folder does not have yet.
+
+    Attributes:
+        before: the spec in the folder.
+        step: the step of its last checkpoint.
+    """
+
+    before: RunSpec
+    step: int
 
 
 @dataclass(frozen=True)
@@ -28,93 +40,111 @@ class Job:
     Attributes:
         spec: the run.
         backend: a name of `fwt.backends.BACKENDS`.
+        folder: the run's folder; every worker of a cluster must see it under this path.
         device, memory: see `fwt.backends.contract.Backend.compile`; not part of what a run is.
-        folder: the run's folder; every worker must see it under this path.
         data_dir: where the dataset's files lie; None looks in the cache and downloads.
+        label: what sets it apart from the runs beside it, such as `lr=0.001 seed=3`.
+        revision: how the spec differs from that in the folder; None if it does not.
+        task: the task with its data, where this process has it at hand.
     """
 
     spec: RunSpec
     backend: str
-    device: str
-    memory: str
     folder: Path
-    data_dir: Path | None
+    device: str = "auto"
+    memory: str = "auto"
+    data_dir: Path | None = None
+    label: str = ""
+    revision: Revision | None = None
+    task: Task | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def model(self) -> str:
+        """The model's name on the command line."""
+        return name_of(self.spec.model.core.json_data())
+
+    @property
+    def published_error(self) -> float | None:
+        """The published test error (percent) of this task, model and size, where there is one."""
+        if self.task is None:
+            return None
+        return self.task.published.get(self.model, {}).get(self.spec.model.core.size)
+
+    @property
+    def new_length(self) -> bool:
+        """Whether the run is to have another length than its folder says."""
+        return self.revision is not None and self.revision.before.train != self.spec.train
 
 
-class Ended(NamedTuple):
-    """How a run ended: the content of its DONE, or what stopped it, worded as in `run.json`."""
+@dataclass(frozen=True)
+class Failure:
+    """What stopped a run.
 
-    summary: dict[str, Any] | None
-    failure: str | None
+    Attributes:
+        kind: the class of the error; `Exception` for what is none of fwt's own.
+        text: as `run.json` has it: `DivergedError (exit 5): train: ...`.
+    """
+
+    kind: type[Exception]
+    text: str
 
     @classmethod
-    def by(cls, error: FwtError) -> Ended:
-        """Ended by an error of the product's own."""
-        return cls(None, f"{type(error).__name__} (exit {error.exit_code}): {error}")
+    def of(cls, error: BaseException) -> Failure:
+        """The failure that an error is."""
+        if isinstance(error, FwtError):
+            name = type(error).__name__
+            return cls(type(error), f"{name} (exit {error.exit_code}): {error}")
+        return cls(Exception, f"{type(error).__name__}: {error}")
+
+    @classmethod
+    def read(cls, text: str) -> Failure:
+        """The failure that a line of `run.json` tells of."""
+        match = FAILURE.match(text)
+        kind = getattr(errors, match[1], None) if match else None
+        if isinstance(kind, type) and issubclass(kind, FwtError):
+            return cls(kind, text)
+        return cls(Exception, text)
+
+    @property
+    def message(self) -> str:
+        """The error's own words."""
+        return FAILURE.sub("", self.text, count=1)
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the run diverged, which it would do again."""
+        return issubclass(self.kind, DivergedError)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended.
+    """What came of a job.
 
     Attributes:
         job: the job.
-        summary: the content of the run's DONE; None if it has none.
-        failure: the message of what stopped it; None if it is done.
+        result: the content of the run's DONE; None if it has none.
+        failure: what stopped it; None if it is done, or was stopped where it can go on.
         attempts: how often it was begun; 0 if it was not run.
-        reused: whether it had ended before.
     """
 
     job: Job
-    summary: dict[str, Any] | None
-    failure: str | None
-    attempts: int
-    reused: bool
+    result: dict[str, Any] | None = None
+    failure: Failure | None = None
+    attempts: int = 1
+
+    @property
+    def reused(self) -> bool:
+        """Whether it had ended before."""
+        return self.attempts == 0
+
+    @property
+    def diverged(self) -> bool:
+        """Whether it ended by diverging."""
+        return self.failure is not None and self.failure.diverged
 
 
-# Trains jobs of one batch and says how each ended; imported by its name on a worker.
-Work = Callable[[Sequence[Job], Hooks], Sequence[Ended]]
-
-
-def carry_out(
-    work: Work, jobs: Sequence[Job], hooks: Hooks, wait: Callable[[], None]
-) -> list[Ended]:
-    """Do the work of a batch; while another process has a run of it, wait for that process.
-
-    The run goes on where that process left it, or is not trained again if it was ended there.
-
-    Args:
-        work: what trains the batch.
-        jobs: the batch.
-        hooks: of the training; asked whether to stop while waiting too.
-        wait: told when the wait begins.
-
-    Returns:
-        How each job ended.
-
-    Raises:
-        Interrupted: the hooks asked to stop; what ran was saved.
-        Exception: what is no error of the product's own.
-    """
-    waits = False
-    while True:
-        try:
-            return list(work(jobs, hooks))
-        except Interrupted:
-            raise
-        except InUseError as error:
-            if (number := hooks.stop_signal()) is not None:
-                raise Interrupted(str(error), number) from error
-            if not waits:
-                wait()
-            waits = True
-            time.sleep(TICK)
-        except FwtError as error:
-            return [Ended.by(error)] * len(jobs)
-
-
-def finished(job: Job) -> Ended | None:
-    """How the run in a job's folder ended, or None if it has not.
+def last_outcome(job: Job) -> Outcome | None:
+    """What came of the run in a job's folder, or None if it has not ended.
 
     A run that diverged has ended: it would do so again.
 
@@ -135,9 +165,9 @@ def finished(job: Job) -> Ended | None:
         )
     done = folder.read_json("DONE")
     if done is not None:
-        return Ended(done, None)
-    last = str(sessions[-1].get("exit", "")) if sessions else ""
-    return Ended(None, last) if last.startswith(DIVERGED) else None
+        return Outcome(job, done, attempts=0)
+    last = Failure.read(str(sessions[-1].get("exit", "")) if sessions else "")
+    return Outcome(job, failure=last, attempts=0) if last.diverged else None
 
 
 def _check_same(have: RunSpec, job: Job) -> None:

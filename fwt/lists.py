@@ -62,6 +62,12 @@ def whole_numbers(flag: str, text: str) -> int | list[int]:
     return found if len(found) > 1 else found[0]
 
 
+def seeds_of(flag: str, text: str) -> list[int]:
+    """Seeds such as `0-2` or `0,3` as numbers, one of them too. Raises ConfigError."""
+    seeds = whole_numbers(flag, text)
+    return seeds if isinstance(seeds, list) else [seeds]
+
+
 # flags whose text may be a list
 PARSERS: dict[str, Callable[[str, str], Any]] = {
     "seeds": whole_numbers,

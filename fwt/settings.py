@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fwt import data, initial, tasks
 from fwt.fwcore.cells import cells, presets
 from fwt.fwcore.errors import ConfigError, FileError, nearest
 from fwt.fwcore.spec import RunSpec
 from fwt.fwcore.storage import files
-from fwt.tasks.base import Control, Task, TaskSpec
+from fwt.tasks.base import Control, Task
 from fwt.tasks.recipe import default_model, merge, recipe
 
 CONTROLS = ("auto", "multi-level", "flat")
@@ -22,13 +21,16 @@ NESTED = (*TABLES, "model.encoder", "model.core", "model.head")  # what must be 
 FLAT: dict[str, Any] = {"store": None, "wipe": False, "integrate": []}
 
 
-@dataclass(frozen=True)
-class Resolved:
-    """A run ready to start: its spec, the model's name, and the task with its data at hand."""
+class Resolved(NamedTuple):
+    """What layers of settings come to: a run's spec, and its task with the data at hand."""
 
     spec: RunSpec
-    name: str
     task: Task
+
+    @property
+    def model(self) -> str:
+        """The model's name on the command line."""
+        return name_of(self.spec.model.core.json_data())
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -172,7 +174,7 @@ def resolve(
     flags: Mapping[str, Any],
     control: str | None,
     data_dir: Path | None,
-    load: Callable[[TaskSpec, Path | None], Task] = data.load,
+    load: data.Load = data.load,
 ) -> Resolved:
     """Merge all layers, load the task, and check the whole.
 
@@ -221,7 +223,7 @@ def resolve(
     spec = RunSpec.parse(merged, "settings")
     if init:
         spec = initial.begun_from(spec, init)
-    return Resolved(spec, name_of(spec.model.core.json_data()), found)
+    return Resolved(spec, found)
 
 
 def _length(kind: str, task: Task) -> dict[str, Any]:

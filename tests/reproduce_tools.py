@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fwt.cli.reproducing import cells_of
 from fwt.reproduce import cells
+from fwt.reproduce.run import cells_of
 from tests.cli_tools import Done, fwt
 
 SHORT = {

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fwt.cli.options import Cluster
-from fwt.cli.sweeping import Request, Sweep
+from fwt.execute.executor import Cluster
 from fwt.jobs import Job
+from fwt.sweep.run import Request, Sweep
 from tests.cli_tools import TINY_BASE
 
 SWEEP = f"""

@@ -9,7 +9,7 @@ import warnings
 import numpy as np
 import pytest
 
-from fwt.execute import alone
+from fwt import plan
 from fwt.fwcore import params
 from fwt.fwcore.errors import FwtError
 from fwt.tasks import retrieval
@@ -153,7 +153,7 @@ def test_an_error_of_several_lines_is_shown_as_one(monkeypatch):
         warnings.warn("a warning\nof two lines", UserWarning, stacklevel=1)
         raise FwtError("where: what\n\tand what to do\n")
 
-    monkeypatch.setattr(alone, "fresh", broken)
+    monkeypatch.setattr(plan, "new_jobs", broken)
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         done = fwt("train", *TINY)
@@ -165,7 +165,7 @@ def test_a_fault_of_the_product_keeps_its_traceback(monkeypatch):
     def broken(*_: object) -> None:
         raise ZeroDivisionError("a fault")
 
-    monkeypatch.setattr(alone, "fresh", broken)
+    monkeypatch.setattr(plan, "new_jobs", broken)
     with pytest.raises(ZeroDivisionError):
         fwt("train", *TINY)
 

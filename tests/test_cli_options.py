@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from fwt import backends, tasks
-from fwt.cli.train import SPEC_FLAGS
 from fwt.fwcore.cells import cells, presets
 from fwt.fwcore.memory import FORMS
 from fwt.fwcore.spec import RunSpec
+from fwt.keys import KEYS
 from fwt.tasks.glimpses import POLICIES
 from fwt.tasks.sources import NAMES
 from tests.cli_tools import ROOT, TINY, clean_environment, fwt, good, refused
@@ -96,13 +96,13 @@ def _emnist(tmp_path_factory):
 
 
 def test_the_samples_cover_every_flag():
-    assert list(SAMPLES) == list(SPEC_FLAGS)
+    assert list(SAMPLES) == list(KEYS)
 
 
 @pytest.mark.parametrize("through", LAYERS)
-@pytest.mark.parametrize("name", SPEC_FLAGS)
+@pytest.mark.parametrize("name", KEYS)
 def test_every_flag_arrives_through_every_layer(name, through, tmp_path, monkeypatch, emnist):
-    path, (value, where) = SPEC_FLAGS[name], SAMPLES[name]
+    path, (value, where) = KEYS[name], SAMPLES[name]
     more = ("--data-dir", emnist) if name == "dataset" else ()
     if name != "dataset":  # its default would look for the full MNIST
         default = at(resolved(*where), path)

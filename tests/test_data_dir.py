@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from fwt import tasks
-from fwt.cli.options import Cluster
 from fwt.data import folder_for, load
+from fwt.execute.executor import Cluster
 from fwt.fwcore.errors import ConfigError
 from fwt.tasks.datasets import images
 from tests.cli_tools import ROOT, TINY, clean_environment, good, refused
@@ -98,7 +98,7 @@ def test_of_several_tasks_those_that_read_files_get_the_folder(tmp_path):
 
 
 def test_a_run_of_a_table_is_given_the_folder_only_if_it_reads_it(tmp_path):
-    from fwt.cli.reproducing import Reproduction, Wanted, Where
+    from fwt.reproduce.run import Reproduction, Wanted, Where
 
     def folders(task: str) -> set[Path | None]:
         where = Where("cpu", tmp_path, tmp_path, tmp_path / "runs")

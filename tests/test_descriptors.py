@@ -7,7 +7,6 @@ import resource
 
 import pytest
 
-from fwt.execute import together
 from fwt.fwcore.errors import ConfigError, FileError
 from fwt.fwcore.storage import descriptors
 from fwt.fwcore.storage.descriptors import room, room_for
@@ -119,14 +118,14 @@ def test_a_batch_of_a_sweep_is_as_large_as_there_is_room(tmp_path, monkeypatch):
     from fwt.execute import batch
     from fwt.fwcore.training.loop import Hooks
 
-    sizes, real = [], together.ready
+    sizes, real = [], batch.prepare
 
-    def ready(jobs, place):
+    def prepare(jobs, load):
         sizes.append(len(jobs))
-        return real(jobs, place)
+        return real(jobs, load)
 
     monkeypatch.setattr(batch, "room", lambda: 2)
-    monkeypatch.setattr(together, "ready", ready)
+    monkeypatch.setattr(batch, "prepare", prepare)
     ended = batch.work(short_jobs(tmp_path, 4), Hooks())
     assert sizes == [2, 2]
     assert [each.failure for each in ended] == [None] * 4

@@ -10,9 +10,9 @@ import psutil
 import pytest
 
 from fwt import backends
-from fwt.cli.options import Cluster
-from fwt.cli.sweeping import Request, Sweep
+from fwt.execute.executor import Cluster
 from fwt.fwcore import limits
+from fwt.sweep.run import Request, Sweep
 from tests.cli_tools import TINY, clean_environment, refused
 
 GIB = 2**30

@@ -266,6 +266,6 @@ def test_a_list_is_no_setting_of_a_run_that_goes_on(tmp_path: Path) -> None:
 
 
 def test_every_flag_that_takes_a_list_has_a_place_for_it() -> None:
-    from fwt.cli.train import SPEC_FLAGS
+    from fwt.keys import KEYS
 
-    assert {SPEC_FLAGS[name] for name in lists.PARSERS} == set(lists.AXES)
+    assert {KEYS[name] for name in lists.PARSERS} == set(lists.AXES)

@@ -17,7 +17,6 @@ from fwt import backends, tasks
 from fwt.execute.batch import work
 from fwt.fwcore.storage.runs import find_checkpoint
 from fwt.fwcore.training.loop import Hooks
-from fwt.jobs import Outcome
 from fwt.sweep.result import Tried
 from tests.browser import DESKTOP, PHONE, Seen, visit
 from tests.cli_tools import TINY, TINY_BASE, clean_environment, good, refused
@@ -46,16 +45,13 @@ def _clean(monkeypatch):
 
 
 def lone(found: Any, *_: object) -> dict[str, list[Tried]]:
-    """What `fwt.cli.sweeping` does on a cluster, in this process."""
+    """What a sweep does on a cluster, in this process."""
     tried: dict[str, list[Tried]] = {}
     for group in found.plan.groups:
         for setting in group.settings:
             jobs = found.jobs_of(group, setting)
-            ended = [work([job], Hooks())[0] for job in jobs]
-            outcomes = [
-                Outcome(job, *each, 1, False) for job, each in zip(jobs, ended, strict=True)
-            ]
-            tried.setdefault(group.label, []).append(Tried(setting, tuple(outcomes)))
+            outcomes = tuple(work([job], Hooks())[0] for job in jobs)
+            tried.setdefault(group.label, []).append(Tried(setting, outcomes))
     return tried
 
 
@@ -66,7 +62,7 @@ def _root(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("report")
     patch = pytest.MonkeyPatch()
     clean_environment(patch)
-    patch.setattr("fwt.cli.sweeping._run", lone)
+    patch.setattr("fwt.sweep.run.Sweep._try_all", lone)
     wide = ("--size", 20)  # one of the published table
     good("train", *TINY, *wide, *TRAINED, "--out", root / "strings")
     good("train", *TINY, *wide, *TRAINED, "--seed", 1, "--out", root / "seed1")

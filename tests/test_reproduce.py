@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from fwt.cli.reproducing import ROOT, cells_of, chapters
-from fwt.cli.sweeping import NAMES
 from fwt.fwcore.errors import CheckpointError, ConfigError, FileError
 from fwt.fwcore.storage.runs import RunFolder
 from fwt.reproduce import cells, page, search, summary, tally
 from fwt.reproduce.curves import figures
 from fwt.reproduce.page import Chapter
+from fwt.reproduce.run import ROOT, cells_of, chapters
 from fwt.reproduce.summary import Record
+from fwt.sweep.plan import NAMES
 from tests.cli_tools import good
 
 # Ba et al. 2016, tables 1 and 2, and Wayman & Mathew 2017
@@ -371,7 +371,7 @@ def test_every_cell_of_a_table_is_searched_alike(task):
     base = {NAMES.get(name, name): value for name, value in file["base"].items()}
     budgets = set()
     for model, size in product(file["axes"]["model"], file["axes"]["size"]):
-        spec = cells_of(task)._resolve(task, model, {**base, "model.core.size": size})
+        spec = cells_of(task)._spec(model, {**base, "model.core.size": size})
         budgets.add((json.dumps(spec.task), spec.train.total_steps(100_000), spec.train.batch_size))
     assert len(budgets) == 1, "the same data, updates and batches for all"
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from fwt.cli import reproducing
 from fwt.execute import batch
+from fwt.execute.executor import Cluster
 from fwt.fwcore.errors import Interrupted
 from fwt.reproduce import cells, summary
+from fwt.reproduce import run as reproducing
 from tests.cli_tools import Done, fwt, good, refused
 from tests.reproduce_tools import SHORT, here, places, tiny_cells
 
@@ -120,18 +121,17 @@ def test_what_had_ended_is_stored_when_a_signal_comes(tiny, tmp_path, monkeypatc
 def test_the_cluster_is_asked_for_as_in_a_sweep(tiny, tmp_path, monkeypatch):
     asked = []
 
-    def engine(*_, **given):
-        asked.append({name: given[name] for name in given.keys() - {"watch"}})
+    def dask(cluster, workers, watch, work):
+        asked.append((cluster, workers))
         raise Interrupted("stopped by signal 2", 2)
 
-    monkeypatch.setattr("fwt.execute.cluster.Engine", engine)
+    monkeypatch.setattr("fwt.execute.cluster.Dask", dask)
     own = ("--workers", 2, "--retries", 5, "--reconnect", 7)
     assert here(tmp_path, *own).code == 130
     assert here(tmp_path, "--scheduler", "tcp://x:1", "--workers", 2).code == 130
-    usual = {"workers": 2, "threads_per_worker": 1}
     assert asked == [
-        {"scheduler": None, "retries": 5, "patience": 7.0, **usual},
-        {"scheduler": "tcp://x:1", "retries": 3, "patience": 60.0, **usual},
+        (Cluster(None, 2, 1, retries=5, reconnect=7.0), 2),
+        (Cluster("tcp://x:1", 2, 1, retries=3, reconnect=60.0), 2),
     ]
 
 

@@ -17,10 +17,11 @@ from typing import Any
 import pytest
 
 from fwt.execute.batch import work
-from fwt.execute.cluster import run_jobs
+from fwt.execute.cluster import Dask
+from fwt.execute.executor import Cluster
 from fwt.fwcore.spec import RunSpec
 from fwt.fwcore.training.loop import Hooks
-from fwt.jobs import Ended, Job, Outcome
+from fwt.jobs import Job, Outcome
 from tests.cli_tools import (
     ROOT,
     TINY_BASE,
@@ -316,7 +317,7 @@ def without_times(summary: dict[str, Any]) -> dict[str, Any]:
 # --- workers that die, and Ctrl-C ---------------------------------------------------------
 
 
-def killed_once(jobs: Sequence[Job], hooks: Hooks) -> list[Ended]:
+def killed_once(jobs: Sequence[Job], hooks: Hooks) -> list[Outcome]:
     """The real work in a process that is killed at update 8, the first time."""
     (job,) = jobs
     marker = job.folder.parent / "killed"
@@ -343,7 +344,7 @@ class Recorder:
     def opened(self, text: str) -> None:
         self.where.append(text)
 
-    def told(self, jobs: Sequence[Job], line: dict[str, Any]) -> None:
+    def report(self, jobs: Sequence[Job], line: dict[str, Any]) -> None:
         assert line["split"] in ("", "train", "val")
         self.steps += [line["step"]] if line["split"] != "val" else []
 
@@ -352,6 +353,12 @@ class Recorder:
 
     def stop(self) -> None:
         return None
+
+
+def run_on_dask(job: Job, watch: Any) -> list[Outcome]:
+    with Dask(Cluster(None, 1, 1, 2, 1.0), 1, watch, killed_once) as executor:
+        executor.submit([[job]])
+        return list(executor.outcomes())
 
 
 def test_a_killed_worker_costs_what_it_had_not_saved(tmp_path, eager, monkeypatch):
@@ -364,13 +371,12 @@ def test_a_killed_worker_costs_what_it_had_not_saved(tmp_path, eager, monkeypatc
     words = ("train", "--config", tmp_path / "spec.json", "--backend", "mlx", "--quiet")
     good(*words, "--out", lone)
     run = tmp_path / "run"
-    job = Job(RunSpec.parse(spec, "spec"), "mlx", "cpu", "auto", run, None)
+    job = Job(RunSpec.parse(spec, "spec"), "mlx", run, "cpu")
     watch = Recorder()
-    places = {"scheduler": None, "workers": 1, "threads_per_worker": 1, "retries": 2}
-    (outcome,) = run_jobs([job], killed_once, **places, watch=watch)
+    (outcome,) = run_on_dask(job, watch)
     assert outcome.failure is None
     assert (outcome.attempts, outcome.reused) == (2, False)
-    assert outcome.summary == json.loads((run / "DONE").read_text())
+    assert outcome.result == json.loads((run / "DONE").read_text())
     assert done(run) == done(lone)
     assert weights(run) == weights(lone)
     again = watch.steps.index(0, 1)  # whether step 8 was still told cannot be known
@@ -378,8 +384,8 @@ def test_a_killed_worker_costs_what_it_had_not_saved(tmp_path, eager, monkeypatc
     assert watch.steps[again:] == [0, *range(7, 13)]  # the last save was that of 6
     assert "dashboard http://127.0.0.1:" in watch.where[0]
     assert watch.outcomes == [outcome]
-    (same,) = run_jobs([job], killed_once, **places, watch=watch)
-    assert (same.summary, same.attempts, same.reused) == (outcome.summary, 0, True)
+    (same,) = run_on_dask(job, watch)
+    assert (same.result, same.attempts, same.reused) == (outcome.result, 0, True)
 
 
 def test_ctrl_c_saves_what_runs_and_the_same_command_goes_on(scheduler, tmp_path):

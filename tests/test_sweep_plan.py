@@ -5,17 +5,17 @@ from __future__ import annotations
 import shlex
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from fwt.cli.sweeping import NAMES
-from fwt.cli.train import SPEC_FLAGS
-from fwt.execute.batch import together
-from fwt.execute.cluster import Engine
+from fwt.execute.batch import group_by_shape
+from fwt.execute.cluster import Dask
+from fwt.execute.executor import Cluster
 from fwt.fwcore.spec import RunSpec
 from fwt.jobs import Job
-from fwt.sweep.plan import SearchSpec
+from fwt.keys import KEYS
+from fwt.sweep.plan import NAMES, SearchSpec
 from fwt.sweep.study import Search, Trial, connect
 from tests.cli_tools import ROOT, clean_environment, good, refused
 from tests.test_cli_options import SAMPLES, at
@@ -94,11 +94,9 @@ def test_the_number_of_parameters_is_that_of_the_weights(tmp_path):
         assert group["parameters"] == sum(array.size for array in weights.values())
 
 
-@pytest.mark.parametrize(
-    "name", sorted({*SPEC_FLAGS} - {"seeds", "dataset", "policy", "init_layout"})
-)
+@pytest.mark.parametrize("name", sorted({*KEYS} - {"seeds", "dataset", "policy", "init_layout"}))
 def test_every_flag_of_train_is_a_name_of_base(name, tmp_path):
-    path, (value, _) = SPEC_FLAGS[name], SAMPLES[name]
+    path, (value, _) = KEYS[name], SAMPLES[name]
     text = f'"{value}"' if isinstance(value, str) else value
     (spec,) = planned(tmp_path, f"[base]\n{name} = {text}\n")["specs"]
     assert at(spec, path) == value
@@ -183,11 +181,11 @@ def test_runs_that_differ_in_lists_alone_are_trained_together(tmp_path):
             Job(RunSpec.parse(spec, "spec"), "torch", "cpu", "auto", Path(str(n)), None)
             for n, spec in enumerate(specs)
         ]
-        assert [len(batch) for batch in together(jobs)] == sizes
+        assert [len(batch) for batch in group_by_shape(jobs)] == sizes
 
 
 def test_the_command_gives_the_setting_that_was_chosen(tmp_path, monkeypatch):
-    from fwt.cli import sweeping
+    from fwt.sweep.run import Request, Sweep
 
     text = """control = "flat"
     [base]
@@ -201,8 +199,8 @@ def test_the_command_gives_the_setting_that_was_chosen(tmp_path, monkeypatch):
     schedule = ["constant", "cosine"]
     "train.beta2" = [0.9]
     """.replace('    trained = "none"\n', "")
-    request = sweeping.Request(write(tmp_path, HEAD + text), "cpu", "auto", None, tmp_path, None)
-    found = sweeping.Sweep(request, sweeping.Cluster(None, 1, 1, 0, 60.0))
+    request = Request(write(tmp_path, HEAD + text), "cpu", "auto", None, tmp_path, None)
+    found = Sweep(request, Cluster(None, 1, 1, 0, 60.0))
     for group in found.plan.groups:
         for setting in group.settings:
             words = shlex.split(found.command(group, setting))
@@ -277,9 +275,7 @@ class Workers:
     [((1, 1), [0, 1], [2]), ((), [0], []), ((1, 2, 1), [0, 1, 2, 3], [4])],
 )
 def test_a_worker_has_one_batch_and_the_rest_waits_for_whoever_is_free(threads, first, later):
-    engine: Any = Engine(
-        None, scheduler=None, workers=2, threads_per_worker=1, retries=0, watch=None
-    )
+    engine: Any = Dask(Cluster(None, 2, 1, 0, 1.0), 2, cast(Any, None), cast(Any, None))
     engine._client = Workers(*threads)
     engine._begin = lambda client, jobs: engine._running.update({jobs[0]: jobs})
     engine._waiting.extend([number] for number in range(5))

@@ -10,7 +10,7 @@ import pytest
 
 from fwt.execute.progress import Progress
 from fwt.fwcore.spec import RunSpec
-from fwt.jobs import Job, Outcome
+from fwt.jobs import Failure, Job, Outcome
 from tests.cli_tools import TINY, clean_environment, good
 
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
@@ -27,19 +27,19 @@ def _clean(monkeypatch):
 @pytest.fixture(scope="module", name="jobs")
 def _jobs() -> list[Job]:
     spec = RunSpec.parse(good("train", *TINY, "--dry-run").json, "spec")
-    return [Job(spec, "torch", "cpu", "auto", Path(f"run{n}"), None) for n in range(4)]
+    return [Job(spec, "torch", Path(f"run{n}"), "cpu", label=f"<run{n}>") for n in range(4)]
 
 
 def shown(jobs: list[Job], quiet: bool = False) -> None:
     """A sweep of four runs: one there already, one done, one lost once, one that diverged."""
-    with Progress(4, lambda job: f"<{job.folder}>", lambda: None, quiet) as watch:
+    with Progress(4, lambda: None, quiet) as watch:
         watch.opened("tcp://here, 1 workers; dashboard http://there")
-        watch.ended(Outcome(jobs[0], DONE, None, 0, reused=True))
+        watch.ended(Outcome(jobs[0], DONE, attempts=0))
         for number in (1, 2, 2, 3):
-            watch.told([jobs[number]], {"split": "", "step": 0})
-        watch.told([jobs[2]], {"split": "val", "step": 4, "error_pct": 33.0})
-        watch.ended(Outcome(jobs[1], DONE, None, 1, reused=False))
-        watch.ended(Outcome(jobs[3], None, "DivergedError (exit 5): so", 1, reused=False))
+            watch.report([jobs[number]], {"split": "", "step": 0})
+        watch.report([jobs[2]], {"split": "val", "step": 4, "error_pct": 33.0})
+        watch.ended(Outcome(jobs[1], DONE))
+        watch.ended(Outcome(jobs[3], failure=Failure.read("DivergedError (exit 5): so")))
 
 
 def test_without_a_terminal_each_event_is_a_line(jobs, capsys):

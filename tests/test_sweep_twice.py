@@ -7,16 +7,17 @@ import shutil
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import filelock
 import pytest
 
-from fwt.execute.batch import work
+from fwt.execute.batch import carry_out, work
 from fwt.fwcore.errors import Interrupted
 from fwt.fwcore.training.loop import Hooks
-from fwt.jobs import Ended, Job, carry_out, finished
+from fwt.jobs import Failure, Job, Outcome, last_outcome
 from tests.cli_tools import ROOT, clean_environment, environment, refused
 from tests.conftest import light, need
 from tests.sweep_tools import SWEEP, short_jobs, sweep_file
@@ -88,7 +89,7 @@ def _jobs(tmp_path) -> list[Job]:
 
 
 def carried_out(
-    jobs: list[Job], waits: threading.Event, into: list[list[Ended]]
+    jobs: list[Job], waits: threading.Event, into: list[list[Outcome]]
 ) -> threading.Thread:
     """A batch that is begun in a thread."""
     thread = threading.Thread(target=lambda: into.append(carry_out(work, jobs, Hooks(), waits.set)))
@@ -100,18 +101,18 @@ def test_a_batch_waits_for_a_run_that_is_trained_elsewhere_and_takes_its_end(job
     one, other = jobs
     (alone,) = carry_out(work, [other], Hooks(), lambda: None)
     aside = other.folder.rename(tmp_path / "aside")
-    found: list[list[Ended]] = []
+    found: list[list[Outcome]] = []
     waits = threading.Event()
     other.folder.mkdir()
     with filelock.FileLock(other.folder / ".lock"):
         thread = carried_out(jobs, waits, found)
         assert waits.wait(LIMIT)
-        assert finished(one) is None
+        assert last_outcome(one) is None
         shutil.copytree(aside, other.folder, dirs_exist_ok=True)  # it is ended there
     thread.join(LIMIT)
     ((first, second),) = found
     assert (first.failure, second) == (None, alone)
-    assert finished(one) == first
+    assert last_outcome(one) == replace(first, attempts=0)
 
 
 def test_a_batch_that_waits_can_be_stopped(jobs):
@@ -127,17 +128,17 @@ def test_a_run_that_is_begun_elsewhere_at_the_same_time_is_gone_on_with(jobs, mo
     """Its folder comes into being between two looks at it."""
     from fwt.execute import batch
 
-    real = batch.alone.ready
+    real = batch.prepare
     job = jobs[0]
 
-    def ready(*arguments):
-        monkeypatch.setattr(batch.alone, "ready", real)
+    def prepare(*arguments):
+        monkeypatch.setattr(batch, "prepare", real)
         carry_out(work, [job], Hooks(), lambda: None)
         return real(*arguments)
 
-    monkeypatch.setattr(batch.alone, "ready", ready)
+    monkeypatch.setattr(batch, "prepare", prepare)
     (found,) = carry_out(work, [job], Hooks(), lambda: None)
-    assert found == finished(job)
+    assert replace(found, attempts=0) == last_outcome(job)
     assert len(json.loads((job.folder / "run.json").read_text())["sessions"]) == 1
 
 
@@ -152,11 +153,14 @@ def test_one_run_of_a_batch_that_diverges_is_the_only_one_that_failed(jobs, monk
 
     monkeypatch.setattr(batch.alone, "train_in", diverges)
     found = carry_out(work, jobs, Hooks(), lambda: None)
-    assert found == [done, Ended(None, "DivergedError (exit 5): train: it did")]
+    assert found == [
+        done,
+        Outcome(jobs[1], failure=Failure.read("DivergedError (exit 5): train: it did")),
+    ]
 
 
 def test_stored_runs_are_written_by_one_process_at_a_time(tmp_path, monkeypatch):
-    from fwt.cli import reproducing
+    from fwt.reproduce import run as reproducing
 
     monkeypatch.setattr(reproducing, "STORE_WAIT", 0.05)
     store = tmp_path / "results"

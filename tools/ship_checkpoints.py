@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 
 from fwt import backends, tasks
-from fwt.cli.reproducing import cells_of
 from fwt.cli.verify import compared, number_type
 from fwt.fwcore.errors import CheckFailed, ConfigError
 from fwt.fwcore.storage.checkpoint import (
@@ -36,6 +35,7 @@ from fwt.fwcore.storage.runs import RunFolder, default_path
 from fwt.fwcore.training.batches import Split
 from fwt.opening import on_backend
 from fwt.reproduce.cells import PUBLISHED, Cell
+from fwt.reproduce.run import cells_of
 from fwt.reproduce.summary import PLACES, command_of, parameters_of
 from fwt.tasks.sources import SUBSET
 

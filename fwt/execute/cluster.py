@@ -16,48 +16,25 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import dask
 from distributed import Client, Future, LocalCluster
 
 from fwt.execute import worker
+from fwt.execute.batch import Work
+from fwt.execute.executor import BEGIN, Cluster, Watch
 from fwt.fwcore.errors import BackendError, Interrupted
 from fwt.fwcore.storage.descriptors import room_for
-from fwt.jobs import BEGIN, Ended, Job, Outcome, Work, finished
+from fwt.jobs import Failure, Job, Outcome, last_outcome
 
 TICK = 0.25  # seconds between two looks at the stop flag
 ASK = 1.0  # seconds between two requests to stop; a process may have started in between
 CONNECT = 10.0  # seconds that an existing scheduler may take to answer
-PATIENCE = 60.0  # seconds within which one that was lost must be back
 FILES = 12  # that this process has open for each process that it starts
 TRY = 2.0  # of them for one attempt; between two, signals are looked at
-LOST = Ended(None, "the scheduler was lost, or dropped it")  # of what is not tried again
-
-
-class Watch(Protocol):
-    """Who is told what goes on, and may stop it."""
-
-    def opened(self, text: str) -> None:
-        """The cluster is there; `text` says where, and where to look at it."""
-        ...
-
-    def lost(self, text: str) -> None:
-        """The scheduler was lost; `text` says which, and how long it is waited for."""
-        ...
-
-    def told(self, jobs: Sequence[Job], line: dict[str, Any]) -> None:
-        """A line of metrics of a batch; its `split` may be `BEGIN` or `WAIT` of `jobs`."""
-        ...
-
-    def ended(self, outcome: Outcome) -> None:
-        """A job ended."""
-        ...
-
-    def stop(self) -> int | None:
-        """The number of a signal that asks to stop, or None; asked several times a second."""
-        ...
+LOST = Failure(Exception, "the scheduler was lost, or dropped it")  # of what is not tried again
 
 
 @dataclass
@@ -77,37 +54,21 @@ class _Batch:
     begun: bool = False
 
 
-class Engine:
-    """A cluster and the batches it is given; a context manager.
+class Dask:
+    """An executor on a Dask cluster, which starts with the first batch that has anything to run.
 
-    The cluster starts with the first batch that has anything to run.
+    A worker trains one batch at a time.
 
     Args:
-        work: what trains a batch; a function that workers can import.
-        scheduler: the address of a scheduler that exists; None starts processes here.
+        cluster: where the runs go; on an existing cluster the scheduler's `allowed-failures`
+            decides about workers that died.
         workers: how many processes are started here.
-        threads_per_worker: threads of each for its arithmetic. It trains one batch at a time.
-        retries: how often a batch is tried again when its worker died or an error came that is
-            none of the product's own, or when its scheduler was lost; on an existing cluster the
-            scheduler's `allowed-failures` decides about workers that died.
-        patience: seconds within which a scheduler that was lost must be back.
-        watch: see its class.
+        watch: who is told.
+        work: what trains a batch; a function that workers can import.
     """
 
-    def __init__(
-        self,
-        work: Work,
-        *,
-        scheduler: str | None,
-        workers: int,
-        threads_per_worker: int,
-        retries: int,
-        watch: Watch,
-        patience: float = PATIENCE,
-    ) -> None:
-        self._work, self._scheduler, self._watch = work, scheduler, watch
-        self._workers, self._threads, self._retries = workers, threads_per_worker, retries
-        self._patience = patience
+    def __init__(self, cluster: Cluster, workers: int, watch: Watch, work: Work) -> None:
+        self._cluster, self._workers, self._watch, self._work = cluster, workers, watch, work
         self._token = f"fwt-{uuid.uuid4().hex}"
         self._stack = ExitStack()
         self._client: Client | None = None
@@ -123,20 +84,14 @@ class Engine:
         self._stack.close()
 
     def submit(self, batches: Iterable[Sequence[Job]]) -> None:
-        """Take batches; the jobs of them that have ended before are not run.
-
-        Raises:
-            ConfigError: a job's folder holds another run; nothing is begun.
-            BackendError: the scheduler does not answer.
-        """
         for batch in batches:
             left = []
             for job in batch:
-                ended = finished(job)
-                if ended is None:
+                outcome = last_outcome(job)
+                if outcome is None:
                     left.append(job)
                 else:
-                    self._ready.append(Outcome(job, *ended, attempts=0, reused=True))
+                    self._ready.append(outcome)
             if left:
                 self._waiting.append(_Batch(left))
         self._fill()
@@ -149,7 +104,7 @@ class Engine:
         try:
             threads = sum(client.nthreads().values())
         except OSError:
-            if self._scheduler is None:
+            if self._cluster.scheduler is None:
                 raise
             self._rejoin()
             return
@@ -168,18 +123,12 @@ class Engine:
             key,
             key=key,
             pure=False,
-            retries=self._retries,
+            retries=self._cluster.retries,
         )
         self._running[key] = future, batch
         future.add_done_callback(self._news.put)
 
     def outcomes(self) -> Iterator[Outcome]:
-        """How the jobs end, in the order in which they do; more may be submitted meanwhile.
-
-        Raises:
-            Interrupted: the watch asked to stop; what ran was saved.
-            BackendError: the scheduler was lost, and was not back in time.
-        """
         while self._ready or self._running or self._waiting:
             self._stop_if_asked()
             while self._ready:
@@ -197,25 +146,26 @@ class Engine:
             self._fill()
             return
         if not isinstance(found, Future):
-            self._tell(found)
+            self._report(found)
         elif found.key in self._running:
             future, batch = self._running[found.key]
-            ended = _ended(future, batch.jobs)
-            if ended is None and self._scheduler is not None:
+            outcomes = _outcomes(future, batch.jobs)
+            if outcomes is None and self._cluster.scheduler is not None:
                 self._rejoin()
                 return
             del self._running[found.key]
-            for job, how in zip(batch.jobs, ended or [LOST] * len(batch.jobs), strict=True):
-                self._ready.append(Outcome(job, *how, max(1, batch.attempts), reused=False))
+            lost = [Outcome(job, failure=LOST) for job in batch.jobs]
+            attempts = max(1, batch.attempts)
+            self._ready += [replace(each, attempts=attempts) for each in outcomes or lost]
             self._fill()
 
-    def _tell(self, line: dict[str, Any]) -> None:
+    def _report(self, line: dict[str, Any]) -> None:
         key = line.pop("key")
         if key in self._running:
             batch = self._running[key][1]
             if line["split"] == BEGIN:
                 batch.attempts, batch.begun = batch.attempts + 1, True
-            self._watch.told(batch.jobs, line)
+            self._watch.report(batch.jobs, line)
 
     def _rejoin(self) -> None:
         """Wait for a scheduler that was lost, or dropped what ran; give it all of that again.
@@ -227,8 +177,9 @@ class Engine:
         if lost is not None:
             with suppress(OSError):
                 lost.close()
-        self._watch.lost(f"{self._scheduler}; waiting for it, at most {self._patience:g} s")
-        limit = time.monotonic() + self._patience
+        address, patience = self._cluster.scheduler, self._cluster.reconnect
+        self._watch.lost(f"{address}; waiting for it, at most {patience:g} s")
+        limit = time.monotonic() + patience
         while self._client is None:
             self._stop_if_asked()
             try:
@@ -236,8 +187,8 @@ class Engine:
             except BackendError as error:
                 if time.monotonic() > limit:
                     raise BackendError(
-                        f"--scheduler: expected the lost one at {self._scheduler!r} back within "
-                        f"{self._patience:g} s, got none; its workers save what runs when they "
+                        f"--scheduler: expected the lost one at {address!r} back within "
+                        f"{patience:g} s, got none; its workers save what runs when they "
                         "lose it; start it and them again, and the same command goes on"
                     ) from error
         self._fill()
@@ -248,14 +199,13 @@ class Engine:
             batch.losses += 1
             left = []
             for job in batch.jobs:
-                ended = finished(job)
-                if ended is None and batch.losses > self._retries:
-                    ended = LOST
-                if ended is None:
+                outcome = last_outcome(job)
+                if outcome is None and batch.losses > self._cluster.retries:
+                    outcome = Outcome(job, failure=LOST)
+                if outcome is None:
                     left.append(job)
                 else:
-                    attempts = max(1, batch.attempts)
-                    self._ready.append(Outcome(job, *ended, attempts, reused=False))
+                    self._ready.append(replace(outcome, attempts=max(1, batch.attempts)))
             if left:
                 batch.jobs = left
                 self._waiting.appendleft(batch)
@@ -263,7 +213,7 @@ class Engine:
 
     def _open(self, timeout: float) -> Client:
         """Start or join the cluster. Raises BackendError if there is none to join."""
-        client = self._join(timeout) if self._scheduler else self._start()
+        client = self._join(timeout) if self._cluster.scheduler else self._start()
         client.subscribe_topic(self._token, lambda event: self._news.put(event[1]))
         try:
             info = client.scheduler_info(n_workers=-1)
@@ -280,14 +230,17 @@ class Engine:
         for name in ("distributed", "distributed.client"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         try:
-            client: Client = self._stack.enter_context(Client(self._scheduler, timeout=timeout))
+            client: Client = self._stack.enter_context(
+                Client(self._cluster.scheduler, timeout=timeout)
+            )
         except (OSError, ValueError) as error:
             raise self._missing(error) from error
         return client
 
     def _missing(self, error: Exception) -> BackendError:
         return BackendError(
-            f"--scheduler: expected a Dask scheduler at {self._scheduler!r}, got none: {error}"
+            f"--scheduler: expected a Dask scheduler at {self._cluster.scheduler!r}, "
+            f"got none: {error}"
         )
 
     def _start(self) -> Client:
@@ -296,9 +249,9 @@ class Engine:
         Raises:
             ConfigError: more files would be open than the system allows.
         """
-        threads = dict.fromkeys(THREADS, str(self._threads))
+        threads = dict.fromkeys(THREADS, str(self._cluster.threads))
         settings = {
-            "distributed.scheduler.allowed-failures": self._retries,
+            "distributed.scheduler.allowed-failures": self._cluster.retries,
             "distributed.nanny.pre-spawn-environ": {},  # it would be set in this process too
         }
         enter = self._stack.enter_context
@@ -349,45 +302,17 @@ class Engine:
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
-def _ended(future: Future[Any], jobs: Sequence[Job]) -> Sequence[Ended] | None:
-    """What a batch came to; None if the scheduler was lost, or dropped it."""
+def _outcomes(future: Future[Any], jobs: Sequence[Job]) -> Sequence[Outcome] | None:
+    """What came of a batch; None if the scheduler was lost, or dropped it."""
     if future.cancelled():
         return None
     error = future.exception()
     if error is None:
         try:
-            found: Sequence[Ended] = future.result()
+            outcomes: Sequence[Outcome] = future.result()
         except (CancelledError, OSError):  # lost while the result was on its way
             return None
-        return found
+        return outcomes
     lines = str(error).strip().splitlines() or [""]
-    return [Ended(None, f"{type(error).__name__}: {lines[0]}")] * len(jobs)
-
-
-def run_jobs(
-    jobs: Iterable[Job],
-    work: Work,
-    *,
-    scheduler: str | None,
-    workers: int,
-    threads_per_worker: int,
-    retries: int,
-    watch: Watch,
-) -> list[Outcome]:
-    """Train jobs, each as a batch of its own, and return how they ended in their order.
-
-    See `Engine` for the arguments and `Engine.outcomes` for what is raised.
-    """
-    given = list(jobs)
-    engine = Engine(
-        work,
-        scheduler=scheduler,
-        workers=workers,
-        threads_per_worker=threads_per_worker,
-        retries=retries,
-        watch=watch,
-    )
-    with engine:
-        engine.submit([job] for job in given)
-        found = {outcome.job.folder: outcome for outcome in engine.outcomes()}
-    return [found[job.folder] for job in given]
+    failure = Failure(Exception, f"{type(error).__name__}: {lines[0]}")
+    return [Outcome(job, failure=failure) for job in jobs]

@@ -14,7 +14,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from fwt.jobs import BEGIN, WAIT, Job, Outcome
+from fwt.execute.executor import BEGIN, WAIT
+from fwt.jobs import Job, Outcome
 
 ROWS = 20  # runs shown at once: those that go on, then the latest that ended
 REFRESH = 4  # times a second
@@ -29,19 +30,16 @@ class Row:
 
 
 class Progress:
-    """Shows how the runs of a sweep stand; a context manager, and a `fwt.execute.cluster.Watch`.
+    """Shows how the runs of a sweep stand; a context manager, and a `Watch`.
 
     Args:
         total: how many runs there will be.
-        label: what a job is called.
-        stop: see `fwt.execute.cluster.Watch.stop`.
+        stop: returns the number of a signal that asks to stop, or None.
         quiet: show nothing.
     """
 
-    def __init__(
-        self, total: int, label: Callable[[Job], str], stop: Callable[[], int | None], quiet: bool
-    ) -> None:
-        self._total, self._label, self._stop, self._quiet = total, label, stop, quiet
+    def __init__(self, total: int, stop: Callable[[], int | None], quiet: bool) -> None:
+        self._total, self._stop, self._quiet = total, stop, quiet
         self._rows: dict[Path, Row] = {}
         self._done = self._reused = self._failed = 0
         # without a terminal there is no table, whatever the environment says of colours
@@ -67,20 +65,16 @@ class Progress:
             self._live.stop()
 
     def opened(self, text: str) -> None:
-        """See `Watch`."""
         self._say(f"scheduler {text}")
 
     def lost(self, text: str) -> None:
-        """See `Watch`."""
         self._say(f"lost      {text}")
 
     def stop(self) -> int | None:
-        """See `Watch`."""
         return self._stop()
 
-    def told(self, jobs: Sequence[Job], line: dict[str, Any]) -> None:
-        """See `Watch`."""
-        name = self._label(jobs[0]) + (f" and {len(jobs) - 1} more" if len(jobs) > 1 else "")
+    def report(self, jobs: Sequence[Job], line: dict[str, Any]) -> None:
+        name = jobs[0].label + (f" and {len(jobs) - 1} more" if len(jobs) > 1 else "")
         row = self._rows.setdefault(jobs[0].folder, Row(name))
         row.step = line["step"] or row.step
         if line["split"] == BEGIN:
@@ -93,21 +87,21 @@ class Progress:
             row.error = f"{line['error_pct']:.2f}%"
 
     def ended(self, outcome: Outcome) -> None:
-        """See `Watch`."""
-        name = self._label(outcome.job)
+        name = outcome.job.label
         row = self._rows.setdefault(outcome.job.folder, Row(name))
         row.label = name
         self._done += 1
         self._reused += outcome.reused
         count = f"{self._done:>4}/{self._total}"
-        if outcome.summary is None:
+        if outcome.result is None:
             self._failed += 1
             row.state = "failed"
-            self._say(f"failed    {count}  {name}  {outcome.failure}")
+            why = outcome.failure.text if outcome.failure else ""
+            self._say(f"failed    {count}  {name}  {why}")
             return
         row.state = "there already" if outcome.reused else "done"
-        row.step = outcome.summary["steps"]
-        row.error = f"{outcome.summary['val']['error_pct']:.2f}%"
+        row.step = outcome.result["steps"]
+        row.error = f"{outcome.result['val']['error_pct']:.2f}%"
         text = (
             f"{'reused' if outcome.reused else 'done':<8}  {count}  {name}  val error {row.error}"
         )

@@ -11,9 +11,11 @@ from typing import Any
 
 from distributed import Reschedule, Status, Worker, get_worker
 
+from fwt.execute.batch import Work, carry_out
+from fwt.execute.executor import BEGIN, WAIT
 from fwt.fwcore.errors import Interrupted
 from fwt.fwcore.training.loop import Hooks
-from fwt.jobs import BEGIN, WAIT, Ended, Job, Work, carry_out
+from fwt.jobs import Job, Outcome
 
 _stops: dict[str, int] = {}  # which sweeps were asked to stop, and by which signal
 
@@ -37,7 +39,7 @@ def stop(token: str, number: int) -> None:
     _stops[token] = number
 
 
-def perform(work: Work, jobs: Sequence[Job], token: str, key: str) -> list[Ended] | None:
+def perform(work: Work, jobs: Sequence[Job], token: str, key: str) -> list[Outcome] | None:
     """Do the work of a batch.
 
     Args:
@@ -47,7 +49,7 @@ def perform(work: Work, jobs: Sequence[Job], token: str, key: str) -> list[Ended
         key: names the batch in what is told.
 
     Returns:
-        How each job ended; None if it was asked to stop, and saved.
+        What came of each job; None if it was asked to stop, and saved.
 
     Raises:
         Reschedule: this process leaves the cluster, or the batch was taken from it; it is saved.

@@ -6,19 +6,22 @@ recipe of its task, model and size; a cell that changes some says which.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from typing import Any
 
+from fwt import tasks
 from fwt.fwcore.cells import presets
 from fwt.fwcore.errors import ConfigError, nearest
 from fwt.fwcore.spec import RunSpec
+from fwt.settings import layer, resolve
 from fwt.tasks import TASKS, mnist_glimpse, retrieval
+from fwt.tasks.recipe import merge
 from fwt.tasks.sources import FULL, SUBSET
 
 Point = dict[str, Any]  # dotted key of a spec -> value
-Resolve = Callable[[str, str, Point], RunSpec]  # task, model, settings above the recipe's
 Errors = Mapping[str, Mapping[int, float]]  # model -> R -> test error in percent
 
 GROUPS = ("table", "control", "harder")
@@ -138,20 +141,27 @@ def check_task(task: str) -> str:
 
 
 class Cells:
-    """The cells of a task, their settings resolved.
+    """The cells of a task with the settings of the present recipes; no dataset is needed.
 
     Args:
         task: its name.
-        resolve: gives the settings of a model.
 
     Raises:
         ConfigError: an unknown task.
     """
 
-    def __init__(self, task: str, resolve: Resolve) -> None:
+    def __init__(self, task: str) -> None:
         self.task = check_task(task)
-        self._resolve = resolve
+        self._load = cache(tasks.load)
         self.models, self.sizes = models(task), sizes(task)
+
+    def _spec(self, model: str, point: Point) -> RunSpec:
+        """By the layers of `fwt train`; the bundled images have the shapes of the full set."""
+        wanted = layer(point.items(), "cells")
+        options = wanted.get("task", {})
+        at_hand = merge(wanted, {"task": {"dataset": SUBSET}}) if "dataset" in options else wanted
+        spec = resolve(self.task, model, {}, at_hand, None, None, self._load).spec
+        return RunSpec.parse(merge(spec.json_data(), {"task": options}), f"cells of {self.task}")
 
     def group(self, name: str) -> list[Cell]:
         """The cells of a group, torch before MLX; [] where the task has no such group.
@@ -217,7 +227,7 @@ class Cells:
         spec = None
         if model in presets():
             point = {**DATA[self.task], **changes, "model.core.size": size, "train.seed": seeds[0]}
-            spec = self._resolve(self.task, model, point)
+            spec = self._spec(model, point)
         pairs = changes.get("task.pairs", retrieval.PUBLISHED_PAIRS)
         pairs = pairs if self.task == "retrieval" else None
         for backend in BACKENDS:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from fwt.execute.cluster import Engine
+from fwt.execute.executor import Executor
 from fwt.jobs import Job, Outcome
 from fwt.sweep.plan import Group, Plan, Setting
 from fwt.sweep.result import Tried
@@ -68,12 +68,12 @@ class Course:
         ]
 
 
-def conduct(courses: Sequence[Course], engine: Engine, batches: Batches) -> dict[Path, Outcome]:
+def conduct(courses: Sequence[Course], executor: Executor, batches: Batches) -> dict[Path, Outcome]:
     """Run all groups side by side to their ends.
 
     Args:
         courses: the groups.
-        engine: what runs their jobs.
+        executor: what runs their jobs.
         batches: how jobs that are there together are put into batches.
 
     Returns:
@@ -90,11 +90,11 @@ def conduct(courses: Sequence[Course], engine: Engine, batches: Batches) -> dict
         while more:
             new = {job.folder: job for jobs in more for job in jobs if job.folder not in begun}
             begun.update(new)
-            engine.submit(batches(list(new.values())))
+            executor.submit(batches(list(new.values())))
             more = [jobs for course in courses for jobs in course.go_on(ended)]
 
     start([jobs for course in courses for jobs in course.begin()])
-    for outcome in engine.outcomes():
+    for outcome in executor.outcomes():
         ended[outcome.job.folder] = outcome
         start([jobs for course in courses for jobs in course.go_on(ended)])
     return ended

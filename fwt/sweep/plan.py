@@ -16,8 +16,9 @@ them, and a search has a budget for each.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -25,15 +26,20 @@ from typing import Annotated, Any, Literal, Self
 import pydantic
 from pydantic import Field, JsonValue
 
+from fwt import data
 from fwt.fwcore import model
 from fwt.fwcore.cells.base import PositiveInt
 from fwt.fwcore.errors import ConfigError, FileError, nearest
 from fwt.fwcore.frozen import Frozen
 from fwt.fwcore.spec import RunSpec
 from fwt.fwcore.storage import files
+from fwt.keys import KEYS
+from fwt.lists import seeds_of
+from fwt.settings import Resolved, layer, resolve
 
 TABLES = ("task", "model", "train", "report")
 MODEL, SIZE, SEED = "model", "model.core.size", "train.seed"
+NAMES = {name: path for name, path in KEYS.items() if name != "seeds"}
 MOST = 10_000  # runs of a sweep: a range may be typed wrong
 
 Point = dict[str, Any]  # dotted key of a spec, or `model`, -> value
@@ -137,21 +143,6 @@ class SweepFile(Frozen):
 
 
 @dataclass(frozen=True)
-class Language:
-    """What the command line knows and a plan needs.
-
-    Attributes:
-        names: flag -> dotted key of a spec, such as `lr` -> `train.lr`.
-        seeds: text such as `0-2` as whole numbers.
-        resolve: model or None, base, further settings -> the run and the model's name.
-    """
-
-    names: Mapping[str, str]
-    seeds: Callable[[str], list[int]]
-    resolve: Callable[[str | None, Point, Point], tuple[RunSpec, str]]
-
-
-@dataclass(frozen=True)
 class Setting:
     """What is compared: a run for each seed.
 
@@ -221,14 +212,16 @@ class Plan:
 
     Args:
         file: the sweep.
-        language: see its class.
+        data_dir: where the dataset's files lie; None looks in the cache and downloads.
 
     Raises:
         ConfigError: an unknown name or value, a setting that is there twice, or too many runs.
+        DataError: the dataset cannot be had.
     """
 
-    def __init__(self, file: SweepFile, language: Language) -> None:
-        self.file, self._language = file, language
+    def __init__(self, file: SweepFile, data_dir: Path | None = None) -> None:
+        self.file, self._data_dir = file, data_dir
+        self._load = cache(data.load)  # read once for all runs
         self.base = self._flat(file.base, "base")
         axes = {name: self._values(name, given) for name, given in file.axes.items()}
         self.paths = {name: self._path(name, "axes") for name in axes}
@@ -254,7 +247,7 @@ class Plan:
 
     def _path(self, name: str, where: str) -> str:
         """The dotted key of a name. Raises ConfigError with the nearest one."""
-        names = {**self._language.names, "R": SIZE, MODEL: MODEL}
+        names = {**NAMES, "R": SIZE, MODEL: MODEL}
         table, dot, _ = name.partition(".")
         path = name if dot and table in TABLES else names.get(name)
         if path is None:
@@ -285,7 +278,7 @@ class Plan:
         """The values of an axis."""
         seeds = self._path(name, "axes") == SEED
         if seeds and isinstance(given, str):
-            given = self._language.seeds(given)
+            given = seeds_of("seed", given)
         values = given if isinstance(given, list) else [given]
         if not values or any(value in values[:at] for at, value in enumerate(values)):
             raise ConfigError(f"sweep: axes: expected values, each once, got {name}={values!r}")
@@ -343,7 +336,7 @@ class Plan:
         return tuple(found)
 
     def _group(self, fixed: dict[str, Any], point: Point, settings: list[Setting]) -> Group:
-        spec, name = self._resolved(point)
+        spec, name = (resolved := self._resolve(point)).spec, resolved.model
         counts = {_parameters(each.specs[0]) for each in settings}
         rest = {key: v for key, v in fixed.items() if self.paths[key] not in (MODEL, SIZE)}
         words = [name, f"R={spec.model.core.size}", *(f"{key}={v}" for key, v in rest.items())]
@@ -351,17 +344,22 @@ class Plan:
         number = counts.pop() if len(counts) == 1 else None
         return Group(" ".join(words), name, fixed, point, number, shown)
 
-    def _resolved(self, point: Point) -> tuple[RunSpec, str]:
-        base = {key: value for key, value in self.base.items() if key != MODEL}
-        own = {key: value for key, value in point.items() if key != MODEL}
-        return self._language.resolve(point.get(MODEL, self.base.get(MODEL)), base, own)
+    def _resolve(self, point: Point) -> Resolved:
+        """By the layers of `fwt train`: the base as a file, the point as flags."""
+        base, own = (
+            layer(((path, value) for path, value in given.items() if path != MODEL), where)
+            for given, where in ((self.base, "sweep: base"), (point, "sweep: axes"))
+        )
+        name = point.get(MODEL, self.base.get(MODEL))
+        control = self.file.control
+        return resolve(self.file.task, name, base, own, control, self._data_dir, self._load)
 
     def _setting(
         self, point: Point, values: Mapping[str, Any], paths: Mapping[str, str]
     ) -> Setting:
         whole = point | {paths[name]: value for name, value in values.items()}
         seeds = [{SEED: seed} for seed in self.seeds] or [{}]
-        specs = tuple(self._resolved(whole | seed)[0] for seed in seeds)
+        specs = tuple(self._resolve(whole | seed).spec for seed in seeds)
         return Setting(dict(values), whole, specs)
 
     def sampled(self, group: Group, values: Mapping[str, Any]) -> Setting:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fwt.fwcore.storage.durable import make_folder, write_text
-from fwt.jobs import DIVERGED, Outcome
+from fwt.jobs import Outcome
 from fwt.sweep.plan import Group, Setting
 
 OBJECTIVE = "mean over the seeds of the best validation error, percent; then of its loss"
@@ -47,17 +47,17 @@ class Tried:
     @property
     def scores(self) -> list[Score]:
         """Those of the runs that are done."""
-        return [Score.of(each.summary) for each in self.outcomes if each.summary is not None]
+        return [Score.of(each.result) for each in self.outcomes if each.result is not None]
 
     @property
     def whole(self) -> bool:
         """Whether every run is done; else the setting is not chosen."""
-        return all(outcome.summary is not None for outcome in self.outcomes)
+        return all(outcome.result is not None for outcome in self.outcomes)
 
     @property
     def final(self) -> bool:
         """Whether nothing would change if it was run again: each run is done or diverged."""
-        return all(each.summary is not None or diverged(each) for each in self.outcomes)
+        return all(each.result is not None or each.diverged for each in self.outcomes)
 
     def rank(self) -> tuple[float, float]:
         """Lower is better; a setting that is not whole comes last."""
@@ -82,19 +82,14 @@ class Tried:
         }
 
 
-def diverged(outcome: Outcome) -> bool:
-    """Whether a run ended by diverging, which it would do again."""
-    return (outcome.failure or "").startswith(DIVERGED)
-
-
 def _run(outcome: Outcome, root: Path) -> dict[str, Any]:
     found: dict[str, Any] = {
         "seed": outcome.job.spec.train.seed,
         "run": str(outcome.job.folder.relative_to(root)),
-        "failure": outcome.failure,
+        "failure": outcome.failure and outcome.failure.text,
     }
-    if outcome.summary is not None:
-        score = Score.of(outcome.summary)
+    if outcome.result is not None:
+        score = Score.of(outcome.result)
         found |= {
             "val_error_pct": score.error_pct,
             "val_loss": score.loss,

@@ -239,7 +239,7 @@ def read_records(folder: Path) -> None:
 
 def read_foreign(name: str, layout: str, folder: Path) -> None:
     """A file of another program, with its spec beside it, through `fwt convert`."""
-    from fwt.cli.convert import pt_reader
+    from fwt.opening import pt_reader
 
     path, said = folder / name, folder / "spec.json"
     found = foreign.load(path, said, layout, pt_reader(path))
@@ -260,19 +260,11 @@ def read_settings(name: str, folder: Path) -> None:
 
 def read_sweep(folder: Path) -> None:
     """A sweep file, down to its runs."""
-    from fwt.cli.sweeping import NAMES, _seeds
-    from fwt.settings import layer
-
     found = plans.read(folder / "sweep.toml")
     if found.task != "retrieval":
         return  # other tasks look for data
 
-    def resolved(name: str | None, base: Any, point: Any) -> tuple[RunSpec, str]:
-        layers = layer(base.items(), "sweep: base"), layer(point.items(), "sweep: axes")
-        run = resolve(found.task, name, *layers, found.control, None, _load)
-        return run.spec, run.name
-
-    made = plans.Plan(found, plans.Language(NAMES, _seeds, resolved))
+    made = plans.Plan(found)
     for group in made.groups:
         for setting in group.settings:
             for spec in setting.specs:

@@ -1,20 +1,19 @@
-"""From the cells of a table to their runs, stored records and the page, for `fwt reproduce`."""
+"""From the cells of a table to their runs, stored records and the page."""
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from fwt import backends, tasks
-from fwt.cli.options import Cluster
 from fwt.data import load
+from fwt.execute.batch import group_by_shape
+from fwt.execute.executor import Cluster, executor
 from fwt.fwcore import limits
 from fwt.fwcore.errors import (
     BackendError,
@@ -22,25 +21,20 @@ from fwt.fwcore.errors import (
     ConfigError,
     DivergedError,
 )
-from fwt.fwcore.spec import RunSpec
 from fwt.fwcore.storage import locks
 from fwt.fwcore.storage.durable import make_folder, write_text
 from fwt.fwcore.storage.runs import default_path
 from fwt.fwcore.training import launcher
-from fwt.fwcore.training.loop import Hooks
-from fwt.jobs import BEGIN, WAIT, Ended, Job, Outcome, Work, carry_out, finished
-from fwt.lists import whole_numbers
-from fwt.reproduce import cells, page, search, summary, tally
-from fwt.reproduce.cells import Cell, Cells, Point
+from fwt.jobs import Job, Outcome, last_outcome
+from fwt.lists import seeds_of
+from fwt.reproduce import cells, page, search, summary
+from fwt.reproduce.cells import Cell, Cells
 from fwt.reproduce.curves import figures
 from fwt.reproduce.page import Chapter
 from fwt.reproduce.summary import Record
-from fwt.settings import layer, resolve
 from fwt.signals import StopFlag
-from fwt.tasks.recipe import merge
-from fwt.tasks.sources import SUBSET
 
-ROOT = Path(__file__).resolve().parents[1]  # of a checkout, if it is one
+ROOT = Path(__file__).resolve().parents[2]  # of a checkout, if it is one
 RESULTS, PAGE, README, PICTURES = "results", "RESULTS.md", "README.md", "docs/figures"
 ELSEWHERE = Path("reproduced")
 THREADS = 1  # of the arithmetic of each process, where there are several
@@ -88,30 +82,8 @@ class Run:
     state: str
     job: Job | None
 
-    @property
-    def label(self) -> str:
-        """Such as `lstm R=50 s0 torch`."""
-        return f"{self.cell.name} s{self.seed} {self.cell.backend}"
 
-
-@cache
-def cells_of(task: str) -> Cells:
-    """The cells of a task with the settings of the present recipes; no dataset is needed.
-
-    Raises:
-        ConfigError: an unknown task.
-    """
-    load = cache(tasks.load)
-
-    def settled(name: str, model: str, point: Point) -> RunSpec:
-        """By the layers of `fwt train`; the bundled images have the shapes of the full set."""
-        wanted = layer(point.items(), "cells")
-        data = wanted.get("task", {})
-        at_hand = merge(wanted, {"task": {"dataset": SUBSET}}) if "dataset" in data else wanted
-        found = resolve(name, model, {}, at_hand, None, None, load).spec.json_data()
-        return RunSpec.parse(merge(found, {"task": data}), f"cells of {name}")
-
-    return Cells(task, settled)
+cells_of = cache(Cells)
 
 
 def results_root(out: Path | None) -> Path:
@@ -162,6 +134,12 @@ def write_figures(root: Path) -> list[Path]:
     return draw([figure for each in found for figure in each], root / PICTURES)
 
 
+def write_all(found: Reproduction) -> list[Path]:
+    """The page and the pictures of what is stored."""
+    with writing(found):
+        return [*write_page(found.root), *write_figures(found.root)]
+
+
 class Reproduction:
     """The runs that were asked for.
 
@@ -193,8 +171,7 @@ class Reproduction:
         """Those that were asked for; None: each cell's own. Raises ConfigError."""
         if self.wanted.seeds is None:
             return None
-        found = whole_numbers("--seeds", self.wanted.seeds)
-        return found if isinstance(found, list) else [found]
+        return seeds_of("--seeds", self.wanted.seeds)
 
     def runs(self) -> list[Run]:
         """What the cells need, each run once."""
@@ -212,7 +189,14 @@ class Reproduction:
         spec, where = cell.seeded(seed), self.where
         folder = default_path(self.runs_dir.resolve(), spec, cell.model, cell.backend)
         there = where.data_dir if tasks.parse(spec.task).reads_files else None
-        return Job(spec, cell.backend, where.device, "auto", folder, there and there.resolve())
+        return Job(
+            spec,
+            cell.backend,
+            folder,
+            where.device,
+            data_dir=there and there.resolve(),
+            label=f"{cell.name} s{seed} {cell.backend}",
+        )
 
     @cached_property
     def on_gpu(self) -> bool:
@@ -238,57 +222,26 @@ def _state(cell: Cell, stored: bool, job: Job | None) -> str:
         return "no model"
     if stored:
         return "stored"
-    if finished(job) is not None:
+    if last_outcome(job) is not None:
         return "done"
     return "to run" if backends.installed(cell.backend) else "no backend"
 
 
-def reproduce(
-    found: Reproduction, page_only: bool, dry_run: bool, as_json: bool, quiet: bool
-) -> None:
-    """Plan, run what is missing, store it, write the page, and print the cells.
+def check_failures(failed: Sequence[Outcome], total: int) -> None:
+    """Say what went wrong.
 
     Raises:
         CheckFailed: a run failed for another reason than divergence.
         DivergedError: runs diverged; they are stored and on the page.
-        Interrupted: a signal came; what ran was saved, and what had ended is stored.
     """
-    from fwt.cli import reproduced
-
-    runs = found.runs()
-    lines = reproduced.plan_lines(found, runs)
-    if dry_run:
-        print(json.dumps({"runs": reproduced.plan_data(runs)}) if as_json else "\n".join(lines))
-        return
-    if not quiet:
-        print("\n".join(lines), file=sys.stderr, flush=True)
-    failed = [] if page_only else run_missing(found, runs, quiet)
-    written = []
-    if not found.wanted.quick:
-        with _writing(found):
-            written = [*write_page(found.root), *write_figures(found.root)]
-    tallied = tally.tallies(found.cells, summary.load(found.store))
-    if as_json:
-        print(json.dumps({"cells": [reproduced.cell_data(each) for each in tallied],
-                          "written": [str(path) for path in written]}))  # fmt: skip
-    else:
-        reproduced.print_cells(found, tallied, written)
-    _check(failed, len(runs))
-
-
-def _check(failed: Sequence[Outcome], total: int) -> None:
-    """Say by the exit code what went wrong."""
-    other = [each for each in failed if not _diverged(each)]
+    other = [each for each in failed if not each.diverged]
     for kind, some in ((CheckFailed, other), (DivergedError, failed)):
         if some:
+            text = some[0].failure.text if some[0].failure else ""
             raise kind(
                 f"reproduce: {len(some)} of {total} runs failed, the first in "
-                f"{some[0].job.folder}: {some[0].failure}"
+                f"{some[0].job.folder}: {text}"
             )
-
-
-def _diverged(outcome: Outcome) -> bool:
-    return (outcome.failure or "").startswith(DivergedError.__name__)
 
 
 def run_missing(found: Reproduction, runs: Sequence[Run], quiet: bool) -> list[Outcome]:
@@ -298,7 +251,6 @@ def run_missing(found: Reproduction, runs: Sequence[Run], quiet: bool) -> list[O
         Those that failed.
     """
     launcher.check_alone("reproduce")
-    labels = {run.job.folder: run.label for run in runs if run.job is not None}
     jobs = [run.job for run in runs if run.job is not None and run.state in ("to run", "done")]
     missing = {run.cell.backend for run in runs if run.state == "no backend"}
     for name in sorted(missing):
@@ -309,8 +261,8 @@ def run_missing(found: Reproduction, runs: Sequence[Run], quiet: bool) -> list[O
     for spec in wanted:
         load(spec, found.where.data_dir, wanted)  # missing data is refused here
     failed = []
-    for outcome in _outcomes(found, jobs, labels, quiet):
-        if outcome.failure is None or _diverged(outcome):
+    for outcome in _outcomes(found, jobs, quiet):
+        if outcome.failure is None or outcome.diverged:
             _keep(found, summary.of_folder(outcome.job.folder))
         if outcome.failure is not None:
             failed.append(outcome)
@@ -319,83 +271,30 @@ def run_missing(found: Reproduction, runs: Sequence[Run], quiet: bool) -> list[O
 
 def _keep(found: Reproduction, record: Record) -> None:
     """A record in the store, and on the page at once, so that the two never disagree for long."""
-    with _writing(found):
+    with writing(found):
         summary.add(found.store, [record])
         if not found.wanted.quick:
             write_page(found.root)
 
 
-def _writing(found: Reproduction) -> AbstractContextManager[None]:
+def writing(found: Reproduction) -> AbstractContextManager[None]:
     """The store and the page, which are read and written again; one process at a time does it."""
     advice = "wait for it, or take another --out"
     return locks.held(found.store.parent, "reproduce", advice, STORE_WAIT)
 
 
-def _outcomes(
-    found: Reproduction, jobs: Sequence[Job], labels: Mapping[Path, str], quiet: bool
-) -> Iterator[Outcome]:
-    """How the jobs end, in the order in which they do."""
-    from fwt.execute.batch import group_by_shape, work
+def _outcomes(found: Reproduction, jobs: Sequence[Job], quiet: bool) -> Iterator[Outcome]:
+    """What comes of the jobs, in the order in which they end."""
     from fwt.execute.progress import Progress
 
     batches = [[job] for job in jobs]
     if found.on_gpu:
         sides = [[job for job in jobs if job.backend == name] for name in cells.BACKENDS]
         batches = [batch for side in sides for batch in group_by_shape(side)]
-    with ExitStack() as stack:
-        stop = stack.enter_context(StopFlag())
-        named: Callable[[Job], str] = lambda job: labels[job.folder]  # noqa: E731
-        watch = stack.enter_context(Progress(len(jobs), named, stop.read, quiet))
-        if found.workers == 1 and found.cluster.scheduler is None:
-            yield from in_turn(batches, work, watch)
-            return
-        if find_spec("distributed") is None:
-            raise BackendError(
-                "reproduce: package distributed is not installed; pip install 'fwt[sweep]', or "
-                "use --workers 1"
-            )
-        from fwt.execute.cluster import Engine
-
-        engine = stack.enter_context(
-            Engine(
-                work,
-                scheduler=found.cluster.scheduler,
-                workers=found.workers,
-                threads_per_worker=found.cluster.threads,
-                retries=found.cluster.retries,
-                patience=found.cluster.reconnect,
-                watch=watch,
-            )
-        )
-        engine.submit(batches)
-        yield from engine.outcomes()
-
-
-def in_turn(batches: Sequence[Sequence[Job]], work: Work, watch: Any) -> Iterator[Outcome]:
-    """Batches one after another in this process, without Dask; see `fwt.execute.cluster.Engine`."""
-    for batch in batches:
-        ended = {job.folder: finished(job) for job in batch}
-        left = [job for job in batch if ended[job.folder] is None]
-        if left:
-            watch.told(left, {"split": BEGIN, "step": 0})
-            for job, each in zip(left, _worked(left, work, watch), strict=True):
-                ended[job.folder] = each
-        for job in batch:
-            how = ended[job.folder]
-            assert how is not None  # noqa: S101 - by the lines above; for the type checker
-            outcome = Outcome(job, *how, attempts=int(job in left), reused=job not in left)
-            watch.ended(outcome)
-            yield outcome
-
-
-def _worked(jobs: Sequence[Job], work: Work, watch: Any) -> Sequence[Ended]:
-    """Train a batch here."""
-
-    def tell(line: dict[str, Any]) -> None:
-        if line["split"] != "test":
-            watch.told(jobs, line)
-
-    def wait() -> None:
-        watch.told(jobs, {"split": WAIT, "step": 0})
-
-    return carry_out(work, jobs, Hooks(on_metrics=tell, stop_signal=watch.stop), wait)
+    with (
+        StopFlag() as stop,
+        Progress(len(jobs), stop.read, quiet) as watch,
+        executor(found.cluster, found.workers, watch, "reproduce") as chosen,
+    ):
+        chosen.submit(batches)
+        yield from chosen.outcomes()
