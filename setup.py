@@ -11,6 +11,7 @@ from setuptools import Extension, find_packages, setup
 
 ROOMS = ["fwcore", "backends", "tasks", "cli"]  # at the root, imported as fwt.fwcore and so on
 FOLDERS = {"fwt": "fwt", **{f"fwt.{room}": room for room in ROOMS}}
+SHIPPED = {"fwt.checkpoints": "checkpoints"}  # data alone, of which pyproject takes the small ones
 LINKS = [pattern for room in ROOMS for pattern in (room, f"{room}.*")]  # in fwt/, for editors
 PACKAGES = [
     f"{package}.{name}" if name else package
@@ -34,8 +35,8 @@ if sys.platform == "linux":
     SOURCES["fwt.backends.mlx._blas"] = ("backends/mlx/blas.cpp", [])
 
 setup(
-    packages=PACKAGES,
-    package_dir=FOLDERS,
+    packages=[*PACKAGES, *SHIPPED],
+    package_dir={**FOLDERS, **SHIPPED},
     ext_modules=[
         Extension(name, sources=[source], extra_compile_args=[*FLAGS, *flags], optional=True)
         for name, (source, flags) in SOURCES.items()

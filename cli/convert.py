@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +17,7 @@ def convert(
     source: Annotated[
         Path,
         typer.Argument(
-            parser=options.path, help="A run, checkpoint, .safetensors, .npz or .pt file."
+            parser=options.checkpoint, help="A run, checkpoint, .safetensors, .npz or .pt file."
         ),
     ],
     target: Annotated[
@@ -56,23 +57,18 @@ def convert(
     fwt checkpoints need no conversion between backends; this is for users of plain torch.nn or
     mlx.nn code. Example: fwt convert runs/demo demo-mlx --to mlx --verify
     """
-    import json
-
-    from fwt.cli.verify import compared, print_rows
+    import fwt
+    from fwt.cli.verify import print_rows
     from fwt.fwcore.errors import CheckFailed
-    from fwt.fwcore.storage import foreign
-    from fwt.opening import pt_reader
+    from fwt.fwcore.storage.foreign import load
+    from fwt.parity import names_of, verify_checkpoint
 
-    found = foreign.load(source, spec, source_layout, pt_reader(source), zero_biases)
-    foreign.save(target, found, to)
+    found = fwt.convert(
+        source, target, to, spec=spec, layout=source_layout, zero_biases=zero_biases
+    )
     rows = []
     if check:
-        from fwt import tasks
-        from fwt.data import load
-
-        again = foreign.load(target)
-        subject = load(tasks.parse(again.spec.task, str(target)), data_dir)
-        rows = compared(again, subject.split("test"), "all", "auto", "auto")
+        rows = verify_checkpoint(load(target), names_of("all"), data_dir=data_dir)["pairs"]
     if as_json:
         result = {"source": str(source), "target": str(target), "to": to, "notes": found.notes}
         print(json.dumps({**result, "pairs": rows}))

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fwt import shipped
 from fwt.cli import options
 
 if TYPE_CHECKING:
     from fwt.backends.contract import Compiled
     from fwt.demo.steps import Subject
 
-SHIPPED = Path("checkpoints")
 PAUSE = 0.1  # seconds between two looks for a signal
 
 
@@ -24,8 +24,8 @@ def demo(
     checkpoints: Annotated[
         list[Path] | None,
         typer.Argument(
-            parser=options.path,
-            help="Runs or checkpoints; default: one of checkpoints/ for each task.",
+            parser=options.checkpoint,
+            help="Runs, checkpoints or shipped names; default: one of these for each task.",
         ),
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
@@ -78,27 +78,25 @@ def _check_free(host: str, port: int) -> None:
 
 
 def _shipped() -> list[Path]:
-    """Of the checkpoints that ship with the code, the smallest with fast weights of each task.
+    """Of the networks that ship with fwt, the smallest with fast weights of each task.
 
     Raises:
-        ConfigError: the working directory is no checkout.
+        ConfigError: there are none here.
         CheckpointError: their list is damaged.
     """
     from fwt.fwcore.errors import ConfigError
-    from fwt.fwcore.storage.checkpoint import read_object
 
-    index = SHIPPED / "index.json"
-    if not index.is_file():
-        raise ConfigError(
-            f"demo: expected a checkpoint, or a checkout of fwt as the working directory, got "
-            f"no {index}; name a run: fwt demo RUN"
-        )
     smallest: dict[str, tuple[int, str]] = {}
-    for name, known in read_object(index).items():
+    for name, known in shipped.index().items():
         if known["model"] == "fast-weights":
             found = (known["size"], name)
             smallest[known["task"]] = min(found, smallest.get(known["task"], found))
-    return [SHIPPED / name for _, name in smallest.values()]
+    if not smallest:
+        raise ConfigError(
+            f"demo: expected the networks that ship with fwt in {shipped.folder()}, got none; name "
+            "a run: fwt demo RUN"
+        )
+    return [shipped.folder() / name for _, name in smallest.values()]
 
 
 def _subject(path: Path, device: str) -> Subject:

@@ -39,20 +39,20 @@ def evaluate(
 
     Example: fwt eval runs/demo --backend torch --split test --json
     """
-    from fwt.fwcore.training.loop import measure
-    from fwt.opening import on_backend, opened
+    import fwt
+    from fwt.fwcore.errors import ConfigError
 
-    found, subject = opened(checkpoint, data_dir, task, dataset)
-    examples = subject.split(split)
-    model = on_backend(backend, found, device, memory)
-    result = measure(model, examples)
-    facts = model.describe(1000, subject.shape.steps)
+    model = fwt.load(checkpoint, backend, device=device, memory=memory)
+    path, kind = model.checkpoint.path, model.spec.task.get("kind")
+    if task is not None and kind != task:
+        raise ConfigError(f"{path}: expected a checkpoint of task {task!r}, got task={kind!r}")
+    result = model.evaluate(split, dataset=dataset, data_dir=data_dir)
     if as_json:
-        place = {key: facts[key] for key in ("backend", "device", "dtype", "memory")}
-        named = {"checkpoint": str(found.path), "split": split, "dataset": subject.dataset}
-        print(json.dumps({**named, **place, "step": found.progress.step, **result}))
+        found = {key: result.pop(key) for key in ("loss", "error_pct", "examples")}
+        step = model.checkpoint.progress.step
+        print(json.dumps({"checkpoint": str(path), **result, "step": step, **found}))
         return
-    print(f"checkpoint  {show(found.path)}")
-    print(f"dataset     {subject.dataset}, {split}: {result['examples']} examples")
-    print(f"backend     {facts['backend']}, {facts['device']}, {facts['dtype']}")
+    print(f"checkpoint  {show(path)}")
+    print(f"dataset     {result['dataset']}, {split}: {result['examples']} examples")
+    print(f"backend     {result['backend']}, {result['device']}, {result['dtype']}")
     print(f"error       {result['error_pct']:.2f}%   loss {result['loss']:.4f}")

@@ -39,22 +39,19 @@ def inspect(
 
     Example: fwt inspect checkpoints/retrieval-fast-weights-r20 --example "c9k8j3f1??c"
     """
-    from fwt import tasks
+    import fwt
     from fwt.cli.drawing import check_drawing
     from fwt.fwcore.analysis.trace import facts_of
-    from fwt.fwcore.storage.runs import find_checkpoint
-    from fwt.opening import on_backend
 
     check_drawing([figure, spectrum])
-    found = find_checkpoint(checkpoint)
-    reader = tasks.reader(tasks.parse(found.spec.task, str(checkpoint)))
-    inputs = reader.parse(example)
-    model = on_backend(backend, found, device, "auto")
-    traced = model.trace(inputs[None])
+    network = fwt.load(checkpoint, backend, device=device)
+    reader = network.reader
+    inputs = network.inputs(example)[0]
+    traced = network.trace(inputs)
     labels = reader.labels(inputs)
-    facts = model.describe(1, len(labels))
+    facts = network.describe(1, len(labels))
     result = {
-        "checkpoint": str(found.path),
+        "checkpoint": str(network.checkpoint.path),
         **{key: facts[key] for key in ("backend", "device", "dtype")},
         "example": example,
         **_answer(traced, reader),

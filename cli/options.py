@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fwt import shipped
 from fwt.cli import completion as complete
 from fwt.cli import failure
 from fwt.fwcore import paths
@@ -24,6 +25,11 @@ def path(given: Any) -> Path:
         return paths.expand(given)
     except ConfigError as error:
         raise typer.BadParameter(str(error)) from error
+
+
+def checkpoint(given: Any) -> Path:
+    """The parser of a checkpoint: a path, or the name of a network that ships with fwt."""
+    return shipped.find(path(given))
 
 
 BACKENDS = "auto, torch, mlx or numpy"
@@ -105,7 +111,8 @@ Debug = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
 Checkpoint = Annotated[
-    Path, typer.Argument(parser=path, help="A run, a checkpoint folder or model file.")
+    Path,
+    typer.Argument(parser=checkpoint, help="A run, checkpoint, model file or shipped name."),
 ]
 RunsDir = Annotated[Path, typer.Option("--runs-dir", parser=path, help="Folder of all runs.")]
 Scheduler = Annotated[

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,10 +12,7 @@ import typer
 from fwt.cli import options
 
 if TYPE_CHECKING:
-    from fwt.backends.contract import Compiled
-    from fwt.tasks.base import Array, Reader
-
-BATCH = 1000  # examples computed at once
+    from fwt.model import Model
 
 
 def predict(
@@ -40,22 +36,19 @@ def predict(
 
     Example: fwt predict checkpoints/retrieval-fast-weights-r20 "c9k8j3f1??c"
     """
-    from fwt import tasks
-    from fwt.fwcore.storage.runs import find_checkpoint
-    from fwt.opening import on_backend
+    import fwt
 
-    found = find_checkpoint(checkpoint)
-    reader = tasks.reader(tasks.parse(found.spec.task, str(checkpoint)))
+    network = fwt.load(checkpoint, backend, device=device, memory=memory)
     given = _given(examples, file)
-    model = on_backend(backend, found, device, memory)
     if given is None:
-        _converse(model, reader, top)
+        _converse(network, top)
         return
-    answers = _answers(model, reader, given, top)
+    answers = network.predict(given, top)
     if as_json:
-        facts = model.describe(len(given), 1)
+        facts = network.describe(len(given), 1)
         place = {key: facts[key] for key in ("backend", "device", "dtype")}
-        print(json.dumps({"checkpoint": str(found.path), **place, "predictions": answers}))
+        path = str(network.checkpoint.path)
+        print(json.dumps({"checkpoint": path, **place, "predictions": answers}))
         return
     for answer in answers:
         print(_line(answer))
@@ -88,50 +81,13 @@ def _given(examples: list[str] | None, file: Path | None) -> list[str] | None:
     return lines
 
 
-def _answers(model: Compiled, reader: Reader, given: list[str], top: int) -> list[dict[str, Any]]:
-    """What the model answers to each example, the most probable answers first.
-
-    Raises:
-        ConfigError, DataError: an example cannot be read; nothing was computed.
-    """
-    import numpy as np
-
-    from fwt.fwcore.analysis.compare import softmax
-
-    inputs = [reader.parse(text) for text in given]
-    found: dict[int, dict[str, Any]] = {}
-    for numbers in _alike(inputs):
-        chances = softmax(model.forward(np.stack([inputs[n] for n in numbers])))
-        for number, row in zip(numbers, chances, strict=True):
-            best = np.argsort(-row, kind="stable")[:top]
-            found[number] = {
-                "input": given[number].strip(),
-                "answer": reader.classes[best[0]],
-                "probability": float(row[best[0]]),
-                "others": [
-                    {"answer": reader.classes[n], "probability": float(row[n])} for n in best[1:]
-                ],
-            }
-    return [found[number] for number in range(len(given))]
-
-
-def _alike(inputs: list[Array]) -> Iterator[list[int]]:
-    """Numbers of inputs of one shape, so that they can be computed together."""
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for number, array in enumerate(inputs):
-        groups.setdefault(array.shape, []).append(number)
-    for numbers in groups.values():
-        for first in range(0, len(numbers), BATCH):
-            yield numbers[first : first + BATCH]
-
-
 def _line(answer: dict[str, Any]) -> str:
     others = ", ".join(f"{one['answer']} {one['probability']:.2%}" for one in answer["others"])
     shown = f"{answer['input']} -> {answer['answer']}  {answer['probability']:.2%}"
     return f"{shown}  ({others})" if others else shown
 
 
-def _converse(model: Compiled, reader: Reader, top: int) -> None:
+def _converse(network: Model, top: int) -> None:
     """Answer line by line until the input ends; a bad line is named, and the next one is read."""
     from fwt.cli.failure import one_line
     from fwt.fwcore.errors import FwtError
@@ -144,6 +100,6 @@ def _converse(model: Compiled, reader: Reader, top: int) -> None:
                 print(file=sys.stderr)
                 return
             if line.strip():
-                print(_line(_answers(model, reader, [line], top)[0]), flush=True)
+                print(_line(network.predict(line, top)[0]), flush=True)
         except (FwtError, UnicodeDecodeError) as error:
             print(f"error: {one_line(error)}", file=sys.stderr)

@@ -159,13 +159,13 @@ class _Looks:
         return told, task, seen
 
     def _parity(self, found: Checkpoint, split: Split) -> list[dict[str, Any]]:
-        """See `fwt.cli.verify.compared`; [] where one backend alone is installed."""
-        from fwt import backends
-        from fwt.cli.verify import compared
+        """How far apart the backends are; [] where one alone is installed."""
+        from fwt.parity import compare_backends, names_of
 
-        if self._names == "all" and sum(map(backends.installed, backends.BACKENDS)) < 2:
+        names = names_of(self._names)
+        if self._names == "all" and len(names) < 2:
             return []
-        return compared(found, split, self._names, self._device, "auto")
+        return compare_backends(found, split, names, self._device, "auto")
 
 
 def _recipe(run: Run, task: Task) -> RunSpec:

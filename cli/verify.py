@@ -25,57 +25,22 @@ def verify(
     TF32, and NumPy in float64: what differs then is the backends, not the number type.
     Example: fwt verify runs/demo --backends numpy,torch,mlx --json
     """
+    import fwt
     from fwt.fwcore.errors import CheckFailed
-    from fwt.opening import opened
 
-    found, subject = opened(checkpoint, data_dir, None)
-    rows = compared(found, subject.split(split), names, device, memory)
+    result = fwt.verify(
+        checkpoint, names, split=split, device=device, memory=memory, data_dir=data_dir
+    )
+    rows = result["pairs"]
     if as_json:
-        facts = {"checkpoint": str(found.path), "split": split, "dtype": number_type(found)}
-        print(json.dumps({**facts, "dataset": subject.dataset, "pairs": rows}))
+        print(json.dumps(result))
     else:
-        print(f"checkpoint  {show(found.path)}")
-        print(f"dataset     {subject.dataset}, {split}: {len(subject.split(split))} examples")
+        print(f"checkpoint  {show(result['checkpoint'])}")
+        print(f"dataset     {result['dataset']}, {split}: {rows[0]['examples']} examples")
         print_rows(rows)
     failed = [" and ".join(row["backends"]) for row in rows if not row["ok"]]
     if failed:
         raise CheckFailed(f"verify: out of tolerance: {', '.join(failed)}")
-
-
-def compared(found: Any, split: Any, names: str, device: str, memory: str) -> list[dict[str, Any]]:
-    """The rows of `fwt.fwcore.analysis.compare.compare` for a checkpoint.
-
-    Raises:
-        ConfigError: fewer than two backends.
-    """
-    from fwt import backends
-    from fwt.fwcore.analysis.compare import Conditioning, compare
-    from fwt.fwcore.errors import ConfigError
-    from fwt.opening import on_backend
-
-    wanted = [name.strip() for name in names.split(",") if name.strip()]
-    if names == "all":
-        wanted = [name for name in backends.BACKENDS if backends.installed(name)]
-    if len(set(wanted)) < 2:
-        raise ConfigError(f"--backends: expected two or more, got {names!r}; e.g. numpy,torch,mlx")
-    kind = number_type(found)
-    models = {
-        name: on_backend(name, found, "cpu" if name == "numpy" else device, memory, kind)
-        for name in wanted
-    }
-    autodiff = [name for name in wanted if name != "numpy"]
-    conditioning = Conditioning(
-        found.params,
-        kind,
-        on_backend("numpy", found, "cpu", memory),
-        on_backend(autodiff[0], found, "cpu", memory, "float64"),
-    )
-    return compare(models, split, frozenset({"numpy"}), conditioning)
-
-
-def number_type(found: Any) -> str:
-    """The type that a checkpoint's weights are kept in, in which backends can be compared."""
-    return "float64" if found.spec.train.dtype == "float64" else "float32"
 
 
 def print_rows(rows: list[dict[str, Any]]) -> None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fwt import shipped
 from fwt.fwcore import model, params, paths
 from fwt.fwcore.errors import CheckpointError, ConfigError, FileError
 from fwt.fwcore.spec import InitSpec, RunSpec
@@ -45,7 +46,7 @@ def begun_from(spec: RunSpec, settings: Mapping[str, Any]) -> RunSpec:
         CheckpointError: it is missing or damaged, or its weights do not fit the model.
     """
     asked = InitSpec.parse({"sha256": UNKNOWN, **settings}, "init")
-    found = _loaded(paths.expand(asked.path), asked.layout, spec)
+    found = _loaded(shipped.find(paths.expand(asked.path)), asked.layout, spec)
     init = asked.model_copy(
         update={"path": str(found.path.absolute()), "sha256": _sha256(found.path)}
     )

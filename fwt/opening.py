@@ -1,4 +1,4 @@
-"""A checkpoint with its task and its data, as `eval`, `verify` and `convert` need it."""
+"""A checkpoint's task and its model on a backend."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fwt import backends, tasks
+from fwt import backends, data, tasks
 from fwt.backends.contract import Compiled
-from fwt.data import load
 from fwt.fwcore import limits
 from fwt.fwcore import memory as memories
 from fwt.fwcore.analysis.estimate import check_memory
@@ -16,33 +15,25 @@ from fwt.fwcore.errors import ConfigError
 from fwt.fwcore.spec import ModelSpec
 from fwt.fwcore.storage.checkpoint import Checkpoint
 from fwt.fwcore.storage.foreign import PT_SUFFIXES
-from fwt.fwcore.storage.runs import find_checkpoint
 from fwt.tasks.base import Task
 
 
-def opened(
-    path: Path, data_dir: Path | None, task: str | None, dataset: str | None = None
-) -> tuple[Checkpoint, Task]:
-    """A checkpoint and the task it was trained on, data at hand.
+def task_of(checkpoint: Checkpoint, data_dir: Path | None, dataset: str | None = None) -> Task:
+    """The task that a checkpoint was trained on, with its data at hand.
 
     Args:
-        path: a run, a checkpoint folder or a model file.
+        checkpoint: the checkpoint.
         data_dir: where the dataset's files lie.
-        task: the task it must be of, or None for any.
-        dataset: another dataset of the same task, or None for that of the checkpoint.
+        dataset: another dataset of the same task; None takes that of the checkpoint.
 
     Raises:
-        CheckpointError: it is missing or damaged.
-        ConfigError: it is of another task, or its examples cannot fit into memory.
+        ConfigError: its examples cannot fit into memory.
+        DataError: the data cannot be had.
     """
-    found = find_checkpoint(path)
-    kind = found.spec.task.get("kind")
-    if task is not None and kind != task:
-        raise ConfigError(f"{path}: expected a checkpoint of task {task!r}, got task={kind!r}")
-    options = dict(found.spec.task) | ({"dataset": dataset} if dataset else {})
-    subject = load(tasks.parse(options, str(path)), data_dir)
-    check_memory(subject.data_bytes, limits.memory_bytes(), "this machine")
-    return found, subject
+    options = dict(checkpoint.spec.task) | ({"dataset": dataset} if dataset else {})
+    task = data.load(tasks.parse(options, str(checkpoint.path)), data_dir)
+    check_memory(task.data_bytes, limits.memory_bytes(), "this machine")
+    return task
 
 
 def check_form(spec: ModelSpec, form: str) -> None:
@@ -60,21 +51,22 @@ def check_form(spec: ModelSpec, form: str) -> None:
 
 
 def on_backend(
-    name: str, found: Checkpoint, device: str, memory: str, dtype: str | None = None
+    name: str, checkpoint: Checkpoint, device: str, memory: str, dtype: str | None = None
 ) -> Compiled:
     """A checkpoint's model on a backend.
 
     Args:
         name: the backend's name.
-        found: the checkpoint.
+        checkpoint: the checkpoint.
         device: see `Backend.compile`.
         memory: a form of the fast memory.
         dtype: the number type; None takes that of the checkpoint. NumPy computes in float64.
     """
-    backend = backends.load(name, found.spec.train.precision if dtype is None else "highest")
-    check_form(found.spec.model, memory)
-    kind = "auto" if backend.name == "numpy" else dtype or found.spec.train.dtype
-    return backend.compile(found.spec.model, found.params, device=device, dtype=kind, memory=memory)
+    train, model = checkpoint.spec.train, checkpoint.spec.model
+    backend = backends.load(name, train.precision if dtype is None else "highest")
+    check_form(model, memory)
+    kind = "auto" if backend.name == "numpy" else dtype or train.dtype
+    return backend.compile(model, checkpoint.params, device=device, dtype=kind, memory=memory)
 
 
 def pt_reader(source: Path) -> Callable[[Path], Any] | None:

@@ -78,21 +78,23 @@ def test_of_what_is_shipped_the_smallest_with_fast_weights_of_each_task_is_shown
 ) -> None:
     from fwt.cli.demo import _shipped
 
-    monkeypatch.chdir(tmp_path)
-    Path("checkpoints").mkdir()
+    monkeypatch.setattr("fwt.shipped.folder", lambda: tmp_path)
     rows = [("a", "t", "lstm", 5), ("b", "t", "fast-weights", 50), ("c", "u", "fast-weights", 100),
             ("d", "t", "fast-weights", 20), ("e", "u", "fast-weights", 200)]  # fmt: skip
     index = {name: {"task": task, "model": model, "size": size} for name, task, model, size in rows}
-    Path("checkpoints/index.json").write_text(json.dumps(index))
-    assert _shipped() == [Path("checkpoints/d"), Path("checkpoints/c")]
+    for name in index:
+        (tmp_path / name).mkdir()
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    assert _shipped() == [tmp_path / "d", tmp_path / "c"]
 
 
 def test_what_cannot_be_served_is_one_line(tmp_path, monkeypatch):
     clean_environment(monkeypatch)
     refused(4, ("no such file",), "demo", tmp_path / "none")
     refused(2, ("unknown name 'numpi'", "did you mean 'numpy'"), "demo", "--backend", "numpi")
-    monkeypatch.chdir(tmp_path)
-    refused(2, ("name a run: fwt demo RUN", "index.json"), "demo", "--backend", "numpy")
+    monkeypatch.setattr("fwt.shipped.folder", lambda: tmp_path)
+    refused(2, ("name a run: fwt demo RUN", str(tmp_path)), "demo", "--backend", "numpy")
+    monkeypatch.undo()
     done = python(blocked("gradio") + RUN, "demo")
     assert done.code == 3
     check_refusal(done, ["demo: gradio is blocked", "pip install 'fwt[demo]'"])

@@ -94,7 +94,7 @@ def test_pictures_show_symbols_and_glimpses(tmp_path, stroke):
 
 
 def test_what_cannot_be_drawn_is_refused_before_anything_is_computed(tmp_path, monkeypatch):
-    monkeypatch.setattr("fwt.opening.on_backend", None)  # to compute would fail
+    monkeypatch.setattr("fwt.api.on_backend", None)  # to compute would fail
     asked = ("inspect", STRINGS, "--example", STRING, "--figure")
     refused(2, (".png or .svg",), *asked, tmp_path / "a.bmp")
     monkeypatch.setattr("fwt.cli.drawing.find_spec", lambda _: None)

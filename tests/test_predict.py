@@ -61,7 +61,7 @@ def test_a_line_names_the_answer_its_probability_and_the_runners_up():
 
 
 def test_more_examples_than_a_batch_keep_their_order(monkeypatch):
-    monkeypatch.setattr("fwt.cli.predict.BATCH", 2)
+    monkeypatch.setattr("fwt.model.BATCH", 2)
     many = ("c9k8j3f1??c", "a1b2??b", "c9k8j3f1??k", "a1b2??a", "c9k8j3f1??j")
     found = good("predict", STRINGS, *many, "--json").json["predictions"]
     assert [(one["input"], one["answer"]) for one in found] == list(

@@ -125,7 +125,7 @@ def test_a_bad_byte_in_a_conversation_is_named_and_the_next_line_is_answered() -
         "import io, sys\n"
         "from fwt.cli.predict import _converse\n"
         "sys.stdin = io.TextIOWrapper(io.BytesIO(b'\\xff\\n'), encoding='utf-8')\n"
-        "_converse(None, None, 1)\n"
+        "_converse(None, 1)\n"
     )
     done = python(code)
     assert done.code == 0, done

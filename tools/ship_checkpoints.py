@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 
 from fwt import backends, tasks
-from fwt.cli.verify import compared, number_type
 from fwt.fwcore.errors import CheckFailed, ConfigError
 from fwt.fwcore.storage.checkpoint import (
     Checkpoint,
@@ -34,6 +33,7 @@ from fwt.fwcore.storage.durable import write_text
 from fwt.fwcore.storage.runs import RunFolder, default_path
 from fwt.fwcore.training.batches import Split
 from fwt.opening import on_backend
+from fwt.parity import compare_backends, names_of, number_type
 from fwt.reproduce.cells import PUBLISHED, Cell
 from fwt.reproduce.run import cells_of
 from fwt.reproduce.summary import PLACES, command_of, parameters_of
@@ -118,7 +118,7 @@ def parity(path: Path) -> dict[str, Any]:
             return known
     found = read(path)
     dataset, split = slice_of(found)
-    rows = compared(found, split, NAMES, "cpu", "auto")
+    rows = compare_backends(found, split, names_of(NAMES), "cpu", "auto")
     if not all(row["ok"] for row in rows):
         raise CheckFailed(f"{path}: backends differ: {rows}")
     versions = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fwt.execute.prepare import Prepared, prepare
@@ -14,6 +14,8 @@ from fwt.fwcore.training import launcher
 from fwt.fwcore.training.loop import Hooks, train
 from fwt.jobs import Job, Revision
 from fwt.signals import StopFlag
+
+OnMetrics = Callable[[dict[str, Any]], None]
 
 
 def train_in(
@@ -28,8 +30,24 @@ def train_in(
     return result
 
 
+def both(show: OnMetrics, on_metrics: OnMetrics | None) -> OnMetrics:
+    """Calls both with a line of metrics."""
+
+    def call(line: dict[str, Any]) -> None:
+        show(line)
+        if on_metrics is not None:
+            on_metrics(line)
+
+    return call
+
+
 def run(
-    job: Job, *, resume: bool = False, stop_after: int | None = None, quiet: bool = False
+    job: Job,
+    *,
+    resume: bool = False,
+    stop_after: int | None = None,
+    on_metrics: OnMetrics | None = None,
+    quiet: bool = False,
 ) -> dict[str, Any] | None:
     """Train a run to its end.
 
@@ -39,6 +57,7 @@ def run(
         job: the run.
         resume: whether it is in its folder already; else the folder must be free.
         stop_after: stop, saved, after this many updates of this call; None goes to the end.
+        on_metrics: called with every line of metrics as it is written.
         quiet: show no progress on stderr.
 
     Returns:
@@ -68,7 +87,7 @@ def run(
             folder.revise(job.revision.before, job.spec, job.revision.step)
             if job.new_length and not quiet:
                 _say(_new_length(job, prepared, job.revision))
-        hooks = Hooks(on_metrics=screen.show, stop_signal=stop.read)
+        hooks = Hooks(on_metrics=both(screen.show, on_metrics), stop_signal=stop.read)
         result = train_in(folder, job, prepared, hooks, stop_after)
     stopped = {"done": False, "step": folder.latest_step(), "steps": prepared.total}
     end = {"done": True, **result} if result else stopped

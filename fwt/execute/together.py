@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from fwt.execute.alone import say_notes, summary
+from fwt.execute.alone import OnMetrics, both, say_notes, summary
 from fwt.execute.prepare import Prepared, prepare
 from fwt.execute.screen import Screen
 from fwt.execute.session import Session
@@ -46,13 +46,18 @@ def train_in(
 
 
 def run(
-    jobs: Sequence[Job], *, stop_after: int | None = None, quiet: bool = False
+    jobs: Sequence[Job],
+    *,
+    stop_after: int | None = None,
+    on_metrics: OnMetrics | None = None,
+    quiet: bool = False,
 ) -> dict[str, Any]:
     """Train new runs that differ in the values of lists alone.
 
     Args:
         jobs: the runs.
         stop_after: stop, saved, after this many updates; None goes to the end.
+        on_metrics: called with the means over the runs of every line of metrics.
         quiet: show no progress on stderr.
 
     Returns:
@@ -71,7 +76,7 @@ def run(
         stop = stack.enter_context(StopFlag())
         say_notes(prepared, quiet)
         screen = stack.enter_context(Screen(prepared.total, quiet))
-        hooks = Hooks(on_metrics=screen.show, stop_signal=stop.read)
+        hooks = Hooks(on_metrics=both(screen.show, on_metrics), stop_signal=stop.read)
         outcomes = train_in(folders, jobs, prepared, hooks, stop_after)
     members = [
         _member(folder, outcome, prepared)
