@@ -15,6 +15,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from fwt.sweep.study import connect
 from tests.cli_tools import ROOT, TINY_BASE, Done, clean_environment, environment
 from tests.conftest import need
 
@@ -199,7 +200,7 @@ def check_exactly_once(found: Sweep, trials: list[Any]) -> list[list[str]]:
 
     Gives back how the sessions of each run ended.
     """
-    storage = f"sqlite:///{found.runs / 'sweeps/tiny/study.db'}"
+    storage = connect(found.runs / "sweeps/tiny/study.db")
     (name,) = optuna.study.get_all_study_names(storage)
     kept = optuna.load_study(study_name=name, storage=storage).get_trials()
     assert [each.number for each in kept] == [0, 1, 2, 3]

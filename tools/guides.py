@@ -117,7 +117,7 @@ class Player:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(block.text[named.end() :], encoding="utf-8")
         elif block.kind == "python":
-            exec(compile(block.text, "guide", "exec"), {"__name__": "guide"})  # noqa: S102
+            exec(compile(block.text, "guide", "exec", optimize=0), {"__name__": "guide"})  # noqa: S102
         elif block.kind == "diff":
             apart = {**os.environ, "GIT_CEILING_DIRECTORIES": str(Path.cwd().parent)}
             change = ["git", "apply", "--whitespace=nowarn", "-"]

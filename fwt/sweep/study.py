@@ -28,6 +28,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import inspect
 from sqlalchemy.engine import URL, create_engine, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
 from fwt.fwcore import paths
 from fwt.fwcore.errors import ConfigError, FileError, InUseError
@@ -75,8 +76,9 @@ def connect(where: str | Path) -> RDBStorage:
         if given.get_backend_name() == "sqlite":
             if given.database and given.database.startswith("~"):
                 given = given.set(database=str(paths.expand(given.database)))
+            options = {"poolclass": NullPool}  # a file is open while it is asked alone
             if "timeout" not in given.query:
-                options = {"connect_args": {"timeout": PATIENCE}}
+                options["connect_args"] = {"timeout": PATIENCE}
             _check_file(given, options)
         with _reached(given):
             return RDBStorage(given.render_as_string(hide_password=False), engine_kwargs=options)
@@ -89,7 +91,6 @@ def _check_file(url: URL, options: Mapping[str, Any]) -> None:
     engine = create_engine(url, **options)
     with _reached(url):
         names = inspect(engine).get_table_names()
-    engine.dispose()
     if names and TABLE not in names:
         raise FileError(
             f"--storage: {_shown(url)}: expected a new file or one of a search, got a database "
