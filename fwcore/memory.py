@@ -179,20 +179,16 @@ class MatrixMemory:
     fast: Array | None = None
 
     def read(self, query: Array) -> Array | float:
-        """See `Memory.read`."""
         return 0.0 if self.fast is None else _row_read(query, self.fast)
 
     def write(self, h: Array) -> MatrixMemory:
-        """See `Memory.write`."""
         new = self.rates.rate * _outer(h)
         return replace(self, fast=new if self.fast is None else self.rates.decay * self.fast + new)
 
     def skip(self) -> MatrixMemory:
-        """See `Memory.skip`."""
         return self if self.fast is None else replace(self, fast=self.rates.decay * self.fast)
 
     def matrix(self) -> Array | None:
-        """See `Memory.matrix`."""
         return self.fast
 
 
@@ -223,7 +219,6 @@ class HistoryMemory:
         return self._stacked[0]
 
     def read(self, query: Array) -> Array | float:
-        """See `Memory.read`."""
         result: Array | float = 0.0
         if self.border is not None:
             result = self.rates.power(self.border_age) * _row_read(query, self.border)
@@ -234,12 +229,10 @@ class HistoryMemory:
         return result
 
     def skip(self) -> HistoryMemory:
-        """See `Memory.skip`."""
         ages = tuple(age + 1 for age in self.ages)
         return replace(self, ages=ages, border_age=self.border_age + 1)
 
     def write(self, h: Array) -> HistoryMemory:
-        """See `Memory.write`."""
         older = self.skip()
         new = replace(older, states=(*older.states, h), ages=(*older.ages, 0), _stacked=[])
         if not self.chunk or len(new.states) < self.chunk:
@@ -252,7 +245,6 @@ class HistoryMemory:
         return replace(self, states=(*older, last + delta), _stacked=[])
 
     def matrix(self) -> Array | None:
-        """See `Memory.matrix`."""
         result = None
         if self.border is not None:
             result = self.rates.power(self.border_age) * self.border

@@ -57,7 +57,7 @@ class Unroll(Protocol):
         given: Weights | None = None,
         first: int = 0,
     ) -> tuple[Any, Any]:
-        """See `unroll`; the outputs may be one array with time first."""
+        """The outputs may be one array with time first."""
         ...
 
 

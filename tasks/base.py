@@ -88,9 +88,7 @@ class Reader(Protocol):
         """What the classes 0, 1, ... are called."""
         ...
 
-    def parse(self, text: str) -> Array:
-        """See `Task.parse`."""
-        ...
+    def parse(self, text: str) -> Array: ...
 
     def labels(self, inputs: Array) -> tuple[str, ...]:
         """A short name for each time step of an input, (T,) or (T, I)."""

@@ -159,7 +159,6 @@ class MnistGlimpse:
         return "\n".join(lines)
 
     def parse(self, text: str) -> Array:
-        """See `GlimpseReader.parse`."""
         return GlimpseReader(self._policy, self._data.source).parse(text)
 
 

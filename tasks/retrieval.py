@@ -217,7 +217,6 @@ class RetrievalReader:
         return tuple(DIGITS)
 
     def parse(self, text: str) -> Array:
-        """See `Retrieval.parse`."""
         symbols = text.strip()
         _check_layout(symbols)
         _check_letters(symbols)

@@ -29,15 +29,15 @@ class MlxBackend:
     name = "mlx"
 
     def versions(self) -> dict[str, str]:
-        """See `Backend.versions`; `mlx_products` says whose products of matrices CPUs run."""
+        """`mlx_products` says whose products of matrices CPUs run."""
         return {"mlx": version("mlx"), "mlx_products": "numpy" if use_numpys() else "mlx"}
 
     def devices(self) -> list[str]:
-        """See `Backend.devices`: the GPU (Metal or CUDA) first if there is one, then the CPU."""
+        """The GPU (Metal or CUDA) first if there is one, then the CPU."""
         return (["gpu"] if mx.is_available(mx.gpu) else []) + ["cpu"]
 
     def fused(self) -> dict[str, str]:
-        """See `Backend.fused`; a GPU is asked for first whether its kernels hold the equations."""
+        """A GPU is asked for first whether its kernels hold the equations."""
         return {name: fused.status(mx.Device(getattr(mx, name))) for name in self.devices()}
 
     def device(self, name: str) -> str:
@@ -54,13 +54,11 @@ class MlxBackend:
         return known[0] if name == "auto" else name
 
     def memory_bytes(self, device: str) -> int:
-        """See `Backend.memory_bytes`."""
         if self.device(device) == "cpu":
             return limits.memory_bytes()
         return int(mx.device_info()["memory_size"])
 
     def ranks(self) -> Ranks:
-        """See `Backend.ranks`."""
         return ranks.ranks()
 
     def compile(
@@ -72,7 +70,6 @@ class MlxBackend:
         dtype: str = "auto",
         memory: str = "auto",
     ) -> MlxCompiled:
-        """See `Backend.compile`."""
         place = self.device(device)
         dtype = "float32" if dtype == "auto" else dtype
         if dtype not in DTYPES or (dtype == "float64" and place == "gpu"):

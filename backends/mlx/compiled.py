@@ -73,7 +73,6 @@ class Stream(model.Stream):
             super().__init__(ops, spec, p, batch)
 
     def step(self, x: mx.array) -> mx.array:
-        """See `fwt.fwcore.model.Stream.step`."""
         with mx.stream(self._device):
             found: mx.array = super().step(x)
             return found
@@ -114,7 +113,6 @@ class MlxCompiled:
         return self._ops.constant(array) if array.dtype.kind == "f" else mx.array(array)
 
     def forward(self, inputs: NumpyArray) -> NumpyArray:
-        """See `Compiled.forward`."""
         given = check_inputs(self.spec, inputs)
         with restored(self._device, self.module):
             return _numpy(self._forward(self._array(given)))
@@ -122,7 +120,6 @@ class MlxCompiled:
     def states(
         self, x: NumpyArray, given: Mapping[str, NumpyArray] | None = None, first: int = 0
     ) -> tuple[NumpyArray, dict[str, NumpyArray]]:
-        """See `Compiled.states`."""
         x = check_core_inputs(self.spec, x, first)
         checked = check_state(self.spec, given, len(x))
         chosen = model.memory_plan(self.spec, self._memory, x.shape[0], x.shape[1])
@@ -136,14 +133,13 @@ class MlxCompiled:
             return _numpy(mx.stack(outputs, axis=1)), final
 
     def trace(self, inputs: NumpyArray) -> Trace:
-        """See `Compiled.trace`."""
         inputs = check_inputs(self.spec, inputs)
         with mx.stream(self._device):
             weights = self.module.weights()
             return trace(self._ops, self.spec, weights, self._array(inputs), _numpy)
 
     def stream(self, batch: int) -> Stream:
-        """See `Compiled.stream`; steps are lazy as all of MLX is, `mx.eval` awaits them."""
+        """Steps are lazy as all of MLX is, `mx.eval` awaits them."""
         weights = self.module.weights()
         return Stream(self._ops, self.spec, weights, check_batch(batch), self._device)
 
@@ -171,7 +167,6 @@ class MlxCompiled:
     def gradients(
         self, inputs: NumpyArray, targets: NumpyArray
     ) -> tuple[float, dict[str, NumpyArray]]:
-        """See `Compiled.gradients`."""
         examples = self._examples(inputs, targets)
         with restored(self._device, self.module):
             measure = nn.value_and_grad(self.module, partial(self._loss, self.module))
@@ -186,7 +181,6 @@ class MlxCompiled:
         }
 
     def pulled(self, inputs: NumpyArray, outputs: NumpyArray, scores: NumpyArray) -> NumpyArray:
-        """See `Compiled.pulled`."""
         inputs = check_inputs(self.spec, inputs)
         outputs, scores = check_pull(self.spec, inputs, outputs, scores)
         with mx.stream(self._device):
@@ -201,7 +195,7 @@ class MlxCompiled:
             return _numpy(mx.stack(mx.vjp(run, deltas, pull)[1]))
 
     def begin_training(self, train: TrainSpec, data: Split, ranks: Ranks = SINGLE) -> None:
-        """See `Trainable.begin_training`. The optimiser is set up before tracing, so one trace."""
+        """The optimiser is set up before tracing, so one trace."""
         examples = self._examples(data.inputs, data.targets)
         with mx.stream(self._device):
             self._optimizer = Adam(
@@ -261,7 +255,6 @@ class MlxCompiled:
         return self._optimizer
 
     def train_step(self, rows: NumpyArray, lr: float, dropout: Dropout | None) -> mx.array:
-        """See `Trainable.train_step`."""
         optimizer, step, data = self._adam(), self._step, self._data
         if step is None or data is None:
             raise RuntimeError("begin_training was not called")
@@ -275,23 +268,19 @@ class MlxCompiled:
         return stats
 
     def fetch(self, stats: Sequence[mx.array]) -> NumpyArray:
-        """See `Trainable.fetch`."""
         return np.stack([_numpy(row) for row in stats]).astype(np.float64)
 
     def evaluate(self, inputs: NumpyArray, targets: NumpyArray) -> tuple[float, int]:
-        """See `Trainable.evaluate`."""
         examples = self._examples(inputs, targets)
         with restored(self._device, self.module):
             loss, wrong = self._measure(*examples)
             return float(_numpy(loss)) * len(targets), int(_numpy(wrong))
 
     def parameters(self) -> dict[str, NumpyArray]:
-        """See `Trainable.parameters`."""
         found = self._canonical(self.module.parameters())
         return {name: found[name] for name in self._table}
 
     def load_parameters(self, params: Mapping[str, NumpyArray]) -> None:
-        """See `Trainable.load_parameters`."""
         params = check_fit(list(self._table.values()), params, f"{self.backend} model")
         with mx.stream(self._device):
             native = self._native(params)
@@ -301,7 +290,6 @@ class MlxCompiled:
             mx.eval(self.module.parameters())
 
     def optimizer_state(self) -> dict[str, NumpyArray]:
-        """See `Trainable.optimizer_state`."""
         state = self._adam().state
         found: dict[str, NumpyArray] = {}
         for name, param in self._table.items():
@@ -311,7 +299,6 @@ class MlxCompiled:
         return found
 
     def load_optimizer_state(self, moments: Mapping[str, NumpyArray], step: int) -> None:
-        """See `Trainable.load_optimizer_state`."""
         state = self._adam().state
         moments = check_moments(list(self._table.values()), moments, f"{self.backend} model")
         with mx.stream(self._device):
@@ -324,7 +311,6 @@ class MlxCompiled:
             mx.eval(state)
 
     def describe(self, batch: int, steps: int) -> dict[str, Any]:
-        """See `Compiled.describe`."""
         chosen = model.memory_plan(self.spec, self._memory, batch, steps)
         place = self._device.type.name
         return {

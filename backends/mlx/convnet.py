@@ -46,7 +46,7 @@ def _pooled(pixels: Sequence[mx.array], side: int, pooled: int) -> mx.array:
 
 
 def _first_layer(ops: Ops, p: Weights, x: mx.array) -> mx.array:
-    """See `fwt.fwcore.cells.convnet.first_layer`."""
+    """Eq. 1 of the ConvNet, `fwt.fwcore.cells.convnet.first_layer`."""
     side, pooled = convnet.sides(x.shape[2])
     inputs, size = side * side, p["core.conv1.bias"].shape[0]
     weight = p["core.conv1.weight"].reshape(size, -1).T
@@ -71,6 +71,6 @@ def unroll(
     given: Weights | None = None,
     first: int = 0,
 ) -> tuple[list[mx.array], convnet.SumState]:
-    """See `fwt.fwcore.model.unroll`, with eq. 1 of the ConvNet as above."""
+    """The time loop of the ConvNet, with eq. 1 as above."""
     project = partial(convnet.project, layer=_first_layer)
     return model.unroll(ops, spec, p, x, memory, given, first, project)

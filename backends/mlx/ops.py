@@ -17,56 +17,48 @@ class MlxOps:
         self.dtype = dtype
 
     def zeros(self, shape: tuple[int, ...]) -> mx.array:
-        """See `Ops.zeros`."""
         return mx.zeros(shape, dtype=self.dtype)
 
     def constant(self, values: NumpyArray) -> mx.array:
-        """See `Ops.constant`."""
         return mx.array(values, dtype=self.dtype)
 
     def cast(self, x: mx.array) -> mx.array:
-        """See `Ops.cast`."""
         return x.astype(self.dtype)
 
     def relu(self, x: mx.array) -> mx.array:
-        """See `Ops.relu`."""
         return mx.maximum(x, 0)
 
     def tanh(self, x: mx.array) -> mx.array:
-        """See `Ops.tanh`."""
         return mx.tanh(x)
 
     def sigmoid(self, x: mx.array) -> mx.array:
-        """See `Ops.sigmoid`. `mx.sigmoid` is good to float32 only, even for float64."""
+        """`mx.sigmoid` is good to float32 only, even for float64."""
         return mx.sigmoid(x) if self.dtype != mx.float64 else 0.5 * (1.0 + mx.tanh(0.5 * x))
 
     def exp(self, x: mx.array) -> mx.array:
-        """See `Ops.exp`. `mx.exp` is good to float32 only, even for float64; a power is exact."""
+        """`mx.exp` is good to float32 only, even for float64; a power is exact."""
         if self.dtype != mx.float64:
             return mx.exp(x)
         return mx.power(mx.array(math.e, dtype=mx.float64), x)
 
     def log(self, x: mx.array) -> mx.array:
-        """See `Ops.log`."""
         return mx.log(x)
 
     def mean(self, x: mx.array) -> mx.array:
-        """See `Ops.mean`."""
         return mx.mean(x)
 
     def logsumexp(self, x: mx.array) -> mx.array:
-        """See `Ops.logsumexp`; for float64 see `exp`."""
+        """For float64 see `exp`."""
         if self.dtype != mx.float64:
             return mx.logsumexp(x, axis=-1)
         highest = mx.stop_gradient(mx.max(x, axis=-1, keepdims=True))
         return highest[..., 0] + mx.log(mx.sum(self.exp(x - highest), axis=-1))
 
     def argmax(self, x: mx.array) -> mx.array:
-        """See `Ops.argmax`."""
         return mx.argmax(x, axis=-1)
 
     def layer_norm(self, x: mx.array, gain: mx.array, bias: mx.array, epsilon: float) -> mx.array:
-        """See `Ops.layer_norm`. `mx.fast.layer_norm` computes in float32 even for float64."""
+        """`mx.fast.layer_norm` computes in float32 even for float64."""
         if self.dtype != mx.float64:
             return mx.fast.layer_norm(x, gain, bias, epsilon)
         centred = x - mx.mean(x, axis=-1, keepdims=True)
@@ -74,25 +66,20 @@ class MlxOps:
         return gain * (centred * mx.rsqrt(variance + epsilon)) + bias
 
     def take(self, table: mx.array, rows: mx.array) -> mx.array:
-        """See `Ops.take`."""
         return table[rows]
 
     def pick(self, x: mx.array, columns: mx.array) -> mx.array:
-        """See `Ops.pick`."""
         return mx.take_along_axis(x, columns[:, None], axis=1)[:, 0]
 
     def stack(self, arrays: Sequence[mx.array], axis: int) -> mx.array:
-        """See `Ops.stack`."""
         return mx.stack(list(arrays), axis=axis)
 
     def unbind(self, x: mx.array, axis: int) -> list[mx.array]:
-        """See `Ops.unbind`. `split` has one gradient for all parts, slices one each."""
+        """`split` has one gradient for all parts, slices one each."""
         return [part.squeeze(axis) for part in mx.split(x, x.shape[axis], axis=axis)]
 
     def split(self, x: mx.array, parts: int) -> list[mx.array]:
-        """See `Ops.split`."""
         return list(mx.split(x, parts, axis=-1))
 
     def swapaxes(self, x: mx.array, first: int, second: int) -> mx.array:
-        """See `Ops.swapaxes`."""
         return mx.swapaxes(x, first, second)

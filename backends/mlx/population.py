@@ -100,7 +100,7 @@ class MlxPopulation:
         return found
 
     def begin_training(self, trains: Sequence[TrainSpec], data: Split) -> None:
-        """See `Lockstep.begin_training`. The optimiser is set up before tracing, so one trace."""
+        """The optimiser is set up before tracing, so one trace."""
         train, examples = trains[0], self._examples(data.inputs, data.targets)
         with mx.stream(self._device):
             weights = self._state["weights"]
@@ -158,7 +158,6 @@ class MlxPopulation:
         return self._optimizer
 
     def train_step(self, rows: NumpyArray, lrs: NumpyArray, dropout: Dropout | None) -> mx.array:
-        """See `Lockstep.train_step`."""
         optimizer, step, data = self._adam(), self._step, self._data
         if step is None or data is None:
             raise RuntimeError("begin_training was not called")
@@ -173,7 +172,6 @@ class MlxPopulation:
         return stats
 
     def fetch(self, stats: Sequence[mx.array]) -> NumpyArray:
-        """See `Lockstep.fetch`."""
         return np.stack([np.array(each) for each in stats]).astype(np.float64)
 
     def _evaluated(self, inputs: mx.array, targets: mx.array) -> mx.array:
@@ -183,7 +181,6 @@ class MlxPopulation:
         return mx.stack([losses, wrong.astype(losses.dtype)], axis=1)
 
     def evaluate(self, inputs: NumpyArray, targets: NumpyArray) -> NumpyArray:
-        """See `Lockstep.evaluate`."""
         examples = self._examples(inputs, targets)
         with restored(self._device, self._state):
             found = np.array(self._measure(*examples))
@@ -202,18 +199,15 @@ class MlxPopulation:
         return mx.array(found, dtype=rows.dtype)
 
     def parameters(self, member: int) -> dict[str, NumpyArray]:
-        """See `Trainable.parameters`."""
         return self._unpacked(self._state["weights"], member)
 
     def load_parameters(self, member: int, params: Mapping[str, NumpyArray]) -> None:
-        """See `Trainable.load_parameters`."""
         params = check_fit(self._table, params, f"member {member} of the {self.backend} population")
         with mx.stream(self._device):
             self._state["weights"] = self._replaced(self._state["weights"], member, params)
             mx.eval(self._state)
 
     def optimizer_state(self, member: int) -> dict[str, NumpyArray]:
-        """See `Trainable.optimizer_state`."""
         moments = self._adam().state["weights"]
         m, v = (self._unpacked(moments[kind], member) for kind in ("m", "v"))
         return {f"{kind}.{name}": found[name] for name in m for kind, found in (("m", m), ("v", v))}
@@ -221,7 +215,6 @@ class MlxPopulation:
     def load_optimizer_state(
         self, member: int, moments: Mapping[str, NumpyArray], step: int
     ) -> None:
-        """See `Trainable.load_optimizer_state`."""
         state = self._adam().state
         moments = check_moments(
             self._table, moments, f"member {member} of the {self.backend} population"
@@ -237,7 +230,6 @@ class MlxPopulation:
             mx.eval(state)
 
     def describe(self, batch: int, steps: int) -> dict[str, Any]:
-        """See `Population.describe`."""
         chosen = model.memory_plan(self.specs[0], self._memory, batch, steps)
         return {
             **self._like.describe(batch, steps),
@@ -258,5 +250,5 @@ def compile_population(
     dtype: str = "auto",
     memory: str = "auto",
 ) -> MlxPopulation:
-    """See `fwt.backends.contract.compile_population`."""
+    """The models as one population, see `fwt.backends.contract.compile_population`."""
     return MlxPopulation(backend, specs, params, device, dtype, memory)

@@ -24,18 +24,16 @@ class MlxRanks:
         self.number, self.count = self.group.rank(), self.group.size()
 
     def total(self, values: NumpyArray) -> NumpyArray:
-        """See `Ranks.total`."""
         with mx.stream(mx.cpu):
             given = mx.array(np.asarray(values, dtype=np.float64), dtype=mx.float64)
             return np.array(mx.distributed.all_sum(given, group=self.group))
 
     def broken(self, error: RuntimeError) -> bool:
-        """See `Ranks.broken`."""
         return str(error).lower().startswith(SIGNS)
 
 
 def ranks() -> Ranks:
-    """See `Backend.ranks`."""
+    """The processes of the launcher that started this one, connected."""
     job = launcher.job_of("mlx")
     if job.count == 1:
         return SINGLE

@@ -24,11 +24,9 @@ class NumpyBackend:
     name = "numpy"
 
     def versions(self) -> dict[str, str]:
-        """See `Backend.versions`."""
         return {"numpy": np.__version__}
 
     def devices(self) -> list[str]:
-        """See `Backend.devices`."""
         return ["cpu"]
 
     def device(self, name: str) -> str:
@@ -42,15 +40,12 @@ class NumpyBackend:
         return "cpu"
 
     def fused(self) -> dict[str, str]:
-        """See `Backend.fused`."""
         return {"cpu": "none: the equations alone"}
 
     def memory_bytes(self, device: str) -> int:
-        """See `Backend.memory_bytes`."""
         return limits.memory_bytes()
 
     def ranks(self) -> Ranks:
-        """See `Backend.ranks`."""
         launcher.job_of(self.name)
         return SINGLE
 
@@ -63,7 +58,7 @@ class NumpyBackend:
         dtype: str = "auto",
         memory: str = "auto",
     ) -> NumpyCompiled:
-        """See `Backend.compile`. Only float64; a float32 asked for would not be obeyed."""
+        """Only float64; a float32 asked for would not be obeyed."""
         self.device(device)
         if dtype not in ("auto", "float64"):
             raise BackendError(f"backend numpy: it computes in float64 only, got dtype={dtype!r}")

@@ -45,13 +45,11 @@ class NumpyCompiled:
         return checked.astype(np.float64) if checked.dtype.kind == "f" else checked
 
     def forward(self, inputs: NumpyArray) -> NumpyArray:
-        """See `Compiled.forward`."""
         return self.module(self._input(inputs))
 
     def states(
         self, x: NumpyArray, given: Mapping[str, NumpyArray] | None = None, first: int = 0
     ) -> tuple[NumpyArray, dict[str, NumpyArray]]:
-        """See `Compiled.states`."""
         x = check_core_inputs(self.spec, x, first).astype(np.float64)
         start = check_state(self.spec, given, len(x))
         chosen = model.memory_plan(self.spec, self._memory, x.shape[0], x.shape[1])
@@ -59,31 +57,25 @@ class NumpyCompiled:
         return np.stack(outputs, 1), dict(state.named())
 
     def trace(self, inputs: NumpyArray) -> Trace:
-        """See `Compiled.trace`."""
         return trace(self._ops, self.spec, self.module, self._input(inputs), np.asarray)
 
     def stream(self, batch: int) -> model.Stream:
-        """See `Compiled.stream`."""
         return model.Stream(self._ops, self.spec, self.module, check_batch(batch))
 
     def evaluate(self, inputs: NumpyArray, targets: NumpyArray) -> tuple[float, int]:
-        """See `Trainable.evaluate`."""
         scores = self.forward(inputs)
         targets = check_targets(self.spec, targets, len(scores))
         losses = model.cross_entropy(self._ops, scores, targets)
         return float(losses.sum()), int((scores.argmax(-1) != targets).sum())
 
     def parameters(self) -> dict[str, NumpyArray]:
-        """See `Trainable.parameters`."""
         return {name: array.copy() for name, array in self.module.items()}
 
     def load_parameters(self, params: Mapping[str, NumpyArray]) -> None:
-        """See `Trainable.load_parameters`."""
         params = check_fit(model.parameters(self.spec), params, f"{self.backend} model")
         self.module.update({name: np.asarray(a, np.float64) for name, a in params.items()})
 
     def describe(self, batch: int, steps: int) -> dict[str, Any]:
-        """See `Compiled.describe`."""
         chosen = model.memory_plan(self.spec, self._memory, batch, steps)
         return {
             "backend": self.backend,
@@ -98,31 +90,31 @@ class NumpyCompiled:
     def gradients(
         self, inputs: NumpyArray, targets: NumpyArray
     ) -> tuple[float, dict[str, NumpyArray]]:
-        """See `Compiled.gradients`; always raises BackendError."""
+        """Always raises BackendError."""
         _refuse("gradients")
 
     def pulled(self, inputs: NumpyArray, outputs: NumpyArray, scores: NumpyArray) -> NumpyArray:
-        """See `Compiled.pulled`; always raises BackendError."""
+        """Always raises BackendError."""
         _refuse("gradients")
 
     def begin_training(self, train: TrainSpec, data: Split, ranks: Ranks = SINGLE) -> None:
-        """See `Trainable.begin_training`; always raises BackendError."""
+        """Always raises BackendError."""
         _refuse("training")
 
     def train_step(self, rows: NumpyArray, lr: float, dropout: Dropout | None) -> Any:
-        """See `Trainable.train_step`; always raises BackendError."""
+        """Always raises BackendError."""
         _refuse("training")
 
     def fetch(self, stats: Sequence[Any]) -> NumpyArray:
-        """See `Trainable.fetch`; always raises BackendError."""
+        """Always raises BackendError."""
         _refuse("training")
 
     def optimizer_state(self) -> dict[str, NumpyArray]:
-        """See `Trainable.optimizer_state`; always raises BackendError."""
+        """Always raises BackendError."""
         _refuse("training")
 
     def load_optimizer_state(self, moments: Mapping[str, NumpyArray], step: int) -> None:
-        """See `Trainable.load_optimizer_state`; always raises BackendError."""
+        """Always raises BackendError."""
         _refuse("training")
 
 

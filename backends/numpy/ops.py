@@ -13,78 +13,61 @@ class NumpyOps:
     """`fwt.fwcore.ops.Ops` in float64."""
 
     def zeros(self, shape: tuple[int, ...]) -> NumpyArray:
-        """See `Ops.zeros`."""
         return np.zeros(shape)
 
     def constant(self, values: NumpyArray) -> NumpyArray:
-        """See `Ops.constant`."""
         return values.astype(np.float64)
 
     def cast(self, x: NumpyArray) -> NumpyArray:
-        """See `Ops.cast`."""
         return x.astype(np.float64)
 
     def relu(self, x: NumpyArray) -> NumpyArray:
-        """See `Ops.relu`."""
         return np.maximum(x, 0.0)
 
     def tanh(self, x: NumpyArray) -> NumpyArray:
-        """See `Ops.tanh`."""
         return np.tanh(x)
 
     def sigmoid(self, x: NumpyArray) -> NumpyArray:
-        """See `Ops.sigmoid`. Written with tanh, which cannot overflow."""
+        """Written with tanh, which cannot overflow."""
         return 0.5 * (1.0 + np.tanh(0.5 * x))
 
     def exp(self, x: NumpyArray) -> NumpyArray:
-        """See `Ops.exp`."""
         return np.exp(x)
 
     def log(self, x: NumpyArray) -> NumpyArray:
-        """See `Ops.log`."""
         return np.log(x)
 
     def mean(self, x: NumpyArray) -> NumpyArray:
-        """See `Ops.mean`."""
         return np.asarray(np.mean(x))
 
     def logsumexp(self, x: NumpyArray) -> NumpyArray:
-        """See `Ops.logsumexp`."""
         highest = x.max(axis=-1, keepdims=True)
         return np.asarray(highest[..., 0] + np.log(np.exp(x - highest).sum(axis=-1)))
 
     def argmax(self, x: NumpyArray) -> NumpyArray:
-        """See `Ops.argmax`."""
         return np.asarray(np.argmax(x, axis=-1))
 
     def layer_norm(
         self, x: NumpyArray, gain: NumpyArray, bias: NumpyArray, epsilon: float
     ) -> NumpyArray:
-        """See `Ops.layer_norm`."""
         centred = x - x.mean(axis=-1, keepdims=True)
         variance = (centred * centred).mean(axis=-1, keepdims=True)
         return np.asarray(gain * centred / np.sqrt(variance + epsilon) + bias)
 
     def take(self, table: NumpyArray, rows: NumpyArray) -> NumpyArray:
-        """See `Ops.take`."""
         return np.asarray(table[rows])
 
     def pick(self, x: NumpyArray, columns: NumpyArray) -> NumpyArray:
-        """See `Ops.pick`."""
         return np.take_along_axis(x, columns[:, None], axis=1)[:, 0]
 
     def stack(self, arrays: Sequence[NumpyArray], axis: int) -> NumpyArray:
-        """See `Ops.stack`."""
         return np.stack(list(arrays), axis)
 
     def unbind(self, x: NumpyArray, axis: int) -> list[NumpyArray]:
-        """See `Ops.unbind`."""
         return list(np.moveaxis(x, axis, 0))
 
     def split(self, x: NumpyArray, parts: int) -> list[NumpyArray]:
-        """See `Ops.split`."""
         return np.split(x, parts, axis=-1)
 
     def swapaxes(self, x: NumpyArray, first: int, second: int) -> NumpyArray:
-        """See `Ops.swapaxes`."""
         return np.swapaxes(x, first, second)

@@ -20,5 +20,5 @@ def compile_population(
     dtype: str = "auto",
     memory: str = "auto",
 ) -> NoReturn:
-    """See `fwt.backends.contract.compile_population`; always raises BackendError."""
+    """Always raises BackendError."""
     _refuse("training")

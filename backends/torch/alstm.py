@@ -164,7 +164,7 @@ refuse("associate_backward", "associate")
 
 
 def _associate(ops: Ops, spec: alstm.Spec, pre: Tensor, old: alstm.Complex) -> Any:
-    """See `fwt.fwcore.cells.alstm.associate`."""
+    """Equations 1 to 3 of the A-LSTM, `fwt.fwcore.cells.alstm.associate`."""
     h, real, imag, _ = associate(pre, *old)
     return alstm.AssociativeState(h, alstm.Complex(real, imag))
 
@@ -178,6 +178,6 @@ def unroll(
     given: Weights | None = None,
     first: int = 0,
 ) -> tuple[list[Tensor], alstm.AssociativeState]:
-    """See `fwt.fwcore.model.unroll`, with equations 1 to 3 of the A-LSTM in the operator."""
+    """The time loop of the A-LSTM, with equations 1 to 3 in the operator."""
     step = partial(alstm.step, associate=_associate)
     return model.unroll(ops, spec, p, x, memory, given, first, step=step)

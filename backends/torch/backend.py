@@ -32,16 +32,14 @@ class TorchBackend:
         self._precision = MODES[precision]
 
     def versions(self) -> dict[str, str]:
-        """See `Backend.versions`."""
         return {"torch": str(torch.__version__)}
 
     def devices(self) -> list[str]:
-        """See `Backend.devices`: CUDA cards first, then the CPU, then MPS."""
+        """CUDA cards first, then the CPU, then MPS."""
         cards = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
         return cards + ["cpu"] + (["mps"] if torch.backends.mps.is_available() else [])
 
     def fused(self) -> dict[str, str]:
-        """See `Backend.fused`."""
         return {device: fused.kernel(torch.device(device)) for device in self.devices()}
 
     def device(self, name: str) -> str:
@@ -66,14 +64,12 @@ class TorchBackend:
         return cards[launcher.torchrun().local % len(cards)] if cards else fits[0]
 
     def memory_bytes(self, device: str) -> int:
-        """See `Backend.memory_bytes`."""
         name = self.device(device)
         if name.startswith("cuda"):
             return int(torch.cuda.get_device_properties(name).total_memory)
         return limits.memory_bytes()
 
     def ranks(self) -> Ranks:
-        """See `Backend.ranks`."""
         return ranks.ranks()
 
     def compile(
@@ -85,7 +81,6 @@ class TorchBackend:
         dtype: str = "auto",
         memory: str = "auto",
     ) -> TorchCompiled:
-        """See `Backend.compile`."""
         place = self.device(device)
         dtype = "float32" if dtype == "auto" else dtype
         if dtype not in DTYPES or (dtype == "float64" and place == "mps"):

@@ -69,7 +69,6 @@ class TorchCompiled:
 
     @in_precision
     def forward(self, inputs: NumpyArray) -> NumpyArray:
-        """See `Compiled.forward`."""
         with torch.no_grad():
             return _numpy(self.module(self._tensor(check_inputs(self.spec, inputs))))
 
@@ -77,7 +76,6 @@ class TorchCompiled:
     def states(
         self, x: NumpyArray, given: Mapping[str, NumpyArray] | None = None, first: int = 0
     ) -> tuple[NumpyArray, dict[str, NumpyArray]]:
-        """See `Compiled.states`."""
         x = check_core_inputs(self.spec, x, first)
         checked = check_state(self.spec, given, len(x))
         start = {name: self._tensor(array) for name, array in checked.items()}
@@ -93,14 +91,12 @@ class TorchCompiled:
 
     @in_precision
     def trace(self, inputs: NumpyArray) -> Trace:
-        """See `Compiled.trace`."""
         with torch.no_grad():
             weights = self.module.weights()
             given = self._tensor(check_inputs(self.spec, inputs))
             return trace(self._ops, self.spec, weights, given, _numpy)
 
     def stream(self, batch: int) -> Stream:
-        """See `Compiled.stream`."""
         batch = check_batch(batch)
         weights = {name: value.detach() for name, value in self.module.weights().items()}
         core = self.spec.core
@@ -135,7 +131,6 @@ class TorchCompiled:
     def gradients(
         self, inputs: NumpyArray, targets: NumpyArray
     ) -> tuple[float, dict[str, NumpyArray]]:
-        """See `Compiled.gradients`."""
         loss, _ = self._loss(*self._examples(inputs, targets))
         named = dict(self.module.named_parameters())
         found = torch.autograd.grad(loss, list(named.values()), materialize_grads=True)
@@ -143,7 +138,6 @@ class TorchCompiled:
 
     @in_precision
     def pulled(self, inputs: NumpyArray, outputs: NumpyArray, scores: NumpyArray) -> NumpyArray:
-        """See `Compiled.pulled`."""
         inputs = check_inputs(self.spec, inputs)
         outputs, scores = check_pull(self.spec, inputs, outputs, scores)
         deltas = [self._tensor(np.zeros_like(part)).requires_grad_() for part in outputs]
@@ -153,7 +147,7 @@ class TorchCompiled:
         return _numpy(torch.stack(torch.autograd.grad([*found, shown], deltas, given)))
 
     def begin_training(self, train: TrainSpec, data: Split, ranks: Ranks = SINGLE) -> None:
-        """See `Trainable.begin_training`.
+        """Set up the optimiser, and put the training split on the device.
 
         On several ranks `DistributedDataParallel` averages the gradients, and a CUDA card runs
         the step kernel by kernel: its graph would have to hold the other ranks' part too.
@@ -197,7 +191,6 @@ class TorchCompiled:
 
     @in_precision
     def train_step(self, rows: NumpyArray, lr: float, dropout: Dropout | None) -> Tensor:
-        """See `Trainable.train_step`."""
         rows = check_rows(rows, len(self._split()[1]))
         if self._graph is not None:
             return self._graph(rows, lr, dropout)
@@ -231,32 +224,27 @@ class TorchCompiled:
         return [torch.zeros_like(w) if w.grad is None else w.grad for w in weights]
 
     def fetch(self, stats: Sequence[Tensor]) -> NumpyArray:
-        """See `Trainable.fetch`."""
         return _numpy(torch.stack(list(stats))).astype(np.float64)
 
     @in_precision
     def evaluate(self, inputs: NumpyArray, targets: NumpyArray) -> tuple[float, int]:
-        """See `Trainable.evaluate`."""
         with torch.no_grad():
             loss, wrong = self._loss(*self._examples(inputs, targets))
             return loss.item() * len(targets), int(wrong.item())
 
     def parameters(self) -> dict[str, NumpyArray]:
-        """See `Trainable.parameters`."""
         return {
             name: permute_in(self._table[name], _numpy(value).copy(), "torch")
             for name, value in self.module.named_parameters()
         }
 
     def load_parameters(self, params: Mapping[str, NumpyArray]) -> None:
-        """See `Trainable.load_parameters`."""
         params = check_fit(list(self._table.values()), params, f"{self.backend} model")
         with torch.no_grad():
             for name, value in self.module.named_parameters():
                 value.copy_(torch.tensor(params[name]))
 
     def optimizer_state(self) -> dict[str, NumpyArray]:
-        """See `Trainable.optimizer_state`."""
         state = self._adam().state
         found: dict[str, NumpyArray] = {}
         for name, value in self.module.named_parameters():
@@ -267,7 +255,6 @@ class TorchCompiled:
         return found
 
     def load_optimizer_state(self, moments: Mapping[str, NumpyArray], step: int) -> None:
-        """See `Trainable.load_optimizer_state`."""
         optimizer = self._adam()
         moments = check_moments(list(self._table.values()), moments, f"{self.backend} model")
         for name, value in self.module.named_parameters():
@@ -286,7 +273,6 @@ class TorchCompiled:
         return found.KERNEL if found else "none"
 
     def describe(self, batch: int, steps: int) -> dict[str, Any]:
-        """See `Compiled.describe`."""
         chosen = model.memory_plan(self.spec, self._memory, batch, steps)
         return {
             "backend": self.backend,

@@ -164,7 +164,7 @@ refuse("pooled_convolution_backward", "pooled_convolution")
 
 
 def _first_layer(ops: Ops, p: Weights, x: Tensor) -> Tensor:
-    """See `fwt.fwcore.cells.convnet.first_layer`."""
+    """Eq. 1 of the ConvNet, `fwt.fwcore.cells.convnet.first_layer`."""
     weight, bias = p["core.conv1.weight"], p["core.conv1.bias"]
     out: Tensor = pooled_convolution(x.transpose(0, 1).flatten(0, 1), weight.flatten(1), bias)[0]
     return out
@@ -179,6 +179,6 @@ def unroll(
     given: Weights | None = None,
     first: int = 0,
 ) -> tuple[list[Tensor], convnet.SumState]:
-    """See `fwt.fwcore.model.unroll`, with eq. 1 of the ConvNet in the operator."""
+    """The time loop of the ConvNet, with eq. 1 in the operator."""
     project = partial(convnet.project, layer=_first_layer)
     return model.unroll(ops, spec, p, x, memory, given, first, project)

@@ -54,7 +54,6 @@ class CudaRecorder:
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def warm_up(self, body: Body) -> None:
-        """See `Recorder.warm_up`."""
         with torch.cuda.device(self._device):
             self._stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self._stream):
@@ -63,7 +62,6 @@ class CudaRecorder:
             torch.cuda.current_stream().wait_stream(self._stream)
 
     def record(self, body: Body) -> Body:
-        """See `Recorder.record`."""
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.device(self._device), torch.cuda.graph(graph, stream=self._stream):
             result = body()

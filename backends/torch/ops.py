@@ -25,76 +25,59 @@ class TorchOps:
         self._constants: dict[tuple[bytes, tuple[int, ...]], Tensor] = {}
 
     def zeros(self, shape: tuple[int, ...]) -> Tensor:
-        """See `Ops.zeros`."""
         return torch.zeros(shape, dtype=self.dtype, device=self.device)
 
     def constant(self, values: NumpyArray) -> Tensor:
-        """See `Ops.constant`. Each is sent to the device once and kept."""
+        """Each is sent to the device once and kept."""
         key = (values.tobytes(), values.shape)
         if key not in self._constants:
             self._constants[key] = torch.as_tensor(values, dtype=self.dtype, device=self.device)
         return self._constants[key]
 
     def cast(self, x: Tensor) -> Tensor:
-        """See `Ops.cast`."""
         return x.to(self.dtype)
 
     def relu(self, x: Tensor) -> Tensor:
-        """See `Ops.relu`."""
         return torch.relu(x)
 
     def tanh(self, x: Tensor) -> Tensor:
-        """See `Ops.tanh`."""
         return torch.tanh(x)
 
     def sigmoid(self, x: Tensor) -> Tensor:
-        """See `Ops.sigmoid`."""
         return torch.sigmoid(x)
 
     def exp(self, x: Tensor) -> Tensor:
-        """See `Ops.exp`."""
         return torch.exp(x)
 
     def log(self, x: Tensor) -> Tensor:
-        """See `Ops.log`."""
         return torch.log(x)
 
     def mean(self, x: Tensor) -> Tensor:
-        """See `Ops.mean`."""
         return x.mean()
 
     def logsumexp(self, x: Tensor) -> Tensor:
-        """See `Ops.logsumexp`."""
         return torch.logsumexp(x, -1)
 
     def argmax(self, x: Tensor) -> Tensor:
-        """See `Ops.argmax`."""
         return torch.argmax(x, -1)
 
     def layer_norm(self, x: Tensor, gain: Tensor, bias: Tensor, epsilon: float) -> Tensor:
-        """See `Ops.layer_norm`."""
         return functional.layer_norm(x, gain.shape, gain, bias, epsilon)
 
     def take(self, table: Tensor, rows: Tensor) -> Tensor:
-        """See `Ops.take`."""
         return functional.embedding(rows, table)
 
     def pick(self, x: Tensor, columns: Tensor) -> Tensor:
-        """See `Ops.pick`."""
         return x.gather(1, columns[:, None])[:, 0]
 
     def stack(self, arrays: Sequence[Tensor], axis: int) -> Tensor:
-        """See `Ops.stack`."""
         return torch.stack(list(arrays), axis)
 
     def unbind(self, x: Tensor, axis: int) -> list[Tensor]:
-        """See `Ops.unbind`."""
         return list(x.unbind(axis))
 
     def split(self, x: Tensor, parts: int) -> list[Tensor]:
-        """See `Ops.split`."""
         return list(x.chunk(parts, -1))
 
     def swapaxes(self, x: Tensor, first: int, second: int) -> Tensor:
-        """See `Ops.swapaxes`."""
         return x.transpose(first, second)

@@ -153,7 +153,6 @@ class TorchPopulation:
         return found
 
     def begin_training(self, trains: Sequence[TrainSpec], data: Split) -> None:
-        """See `Lockstep.begin_training`."""
         examples = self._examples(data.inputs, data.targets)
         decays = torch.from_numpy(self._rows.decays).to(self._weights)
         self._adam = Adam(self._weights, decays, trains[0])
@@ -164,7 +163,6 @@ class TorchPopulation:
 
     @in_precision
     def train_step(self, rows: NumpyArray, lrs: NumpyArray, dropout: Dropout | None) -> Tensor:
-        """See `Lockstep.train_step`."""
         rows = check_rows(rows, len(self._split()[1]), len(self.members))
         self._optimizer().lrs.copy_(torch.from_numpy(lrs[:, None]))
         if self._graph is not None:
@@ -204,13 +202,11 @@ class TorchPopulation:
         return self._adam
 
     def fetch(self, stats: Sequence[Tensor]) -> NumpyArray:
-        """See `Lockstep.fetch`."""
         found: NumpyArray = torch.stack(list(stats)).cpu().numpy()
         return found.astype(np.float64)
 
     @in_precision
     def evaluate(self, inputs: NumpyArray, targets: NumpyArray) -> NumpyArray:
-        """See `Lockstep.evaluate`."""
         with torch.no_grad():
             given = self._examples(inputs, targets)
             losses, wrong = self._losses(*given, None, None, None)
@@ -223,16 +219,13 @@ class TorchPopulation:
         return {p.name: permute_in(p, arrays[p.name], "torch") for p in self._table}
 
     def parameters(self, member: int) -> dict[str, NumpyArray]:
-        """See `Trainable.parameters`."""
         return self._unpacked(self._weights[member])
 
     def load_parameters(self, member: int, params: Mapping[str, NumpyArray]) -> None:
-        """See `Trainable.load_parameters`."""
         params = check_fit(self._table, params, f"member {member} of the {self.backend} population")
         self._weights[member] = torch.from_numpy(self._rows.pack(params)).to(self._weights)
 
     def optimizer_state(self, member: int) -> dict[str, NumpyArray]:
-        """See `Trainable.optimizer_state`."""
         adam = self._optimizer()
         m, v = (self._unpacked(moments[member]) for moments in (adam.m, adam.v))
         return {f"{kind}.{name}": found[name] for name in m for kind, found in (("m", m), ("v", v))}
@@ -240,7 +233,6 @@ class TorchPopulation:
     def load_optimizer_state(
         self, member: int, moments: Mapping[str, NumpyArray], step: int
     ) -> None:
-        """See `Trainable.load_optimizer_state`."""
         adam = self._optimizer()
         moments = check_moments(
             self._table, moments, f"member {member} of the {self.backend} population"
@@ -251,7 +243,6 @@ class TorchPopulation:
             place[member] = torch.from_numpy(self._rows.pack(found)).to(place)
 
     def describe(self, batch: int, steps: int) -> dict[str, Any]:
-        """See `Population.describe`."""
         found = self._like.describe(batch, steps)
         how = "one CUDA graph" if self._ops.device.type == "cuda" else "eager"
         own = {"kernel": self._kernel, "step": f"{how}, members batched"}
@@ -267,5 +258,5 @@ def compile_population(
     dtype: str = "auto",
     memory: str = "auto",
 ) -> TorchPopulation:
-    """See `fwt.backends.contract.compile_population`."""
+    """The models as one population, see `fwt.backends.contract.compile_population`."""
     return TorchPopulation(backend, specs, params, device, dtype, memory)

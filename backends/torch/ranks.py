@@ -37,14 +37,13 @@ class TorchRanks:
         self.number, self.count = distributed.get_rank(), distributed.get_world_size()
 
     def total(self, values: NumpyArray) -> NumpyArray:
-        """See `Ranks.total`; always between CPUs, so that no device has to wait."""
+        """Always between CPUs, so that no device has to wait."""
         tensor = torch.tensor(np.asarray(values, dtype=np.float64))
         distributed.all_reduce(tensor)
         found: NumpyArray = tensor.numpy()
         return found
 
     def broken(self, error: RuntimeError) -> bool:
-        """See `Ranks.broken`."""
         return any(sign in str(error).lower() for sign in SIGNS)
 
 
@@ -62,7 +61,7 @@ def _told_on_stderr() -> Iterator[None]:
 
 
 def ranks() -> Ranks:
-    """See `Backend.ranks`."""
+    """The processes of the launcher that started this one, connected."""
     job = launcher.job_of("torch")
     if job.count == 1:
         return SINGLE

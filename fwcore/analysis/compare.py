@@ -31,21 +31,15 @@ ROUNDING_DRAWS = 8
 class Scorer(Protocol):
     """A network that gives class scores."""
 
-    def forward(self, inputs: Array) -> Array:
-        """See `fwt.backends.contract.Compiled`."""
-        ...
+    def forward(self, inputs: Array) -> Array: ...
 
 
 class Comparable(Scorer, Protocol):
     """What is asked of a compiled model."""
 
-    def gradients(self, inputs: Array, targets: Array) -> tuple[float, dict[str, Array]]:
-        """See `fwt.backends.contract.Compiled`."""
-        ...
+    def gradients(self, inputs: Array, targets: Array) -> tuple[float, dict[str, Array]]: ...
 
-    def load_parameters(self, params: Mapping[str, Array]) -> None:
-        """See `fwt.fwcore.training.loop.Trainable`."""
-        ...
+    def load_parameters(self, params: Mapping[str, Array]) -> None: ...
 
 
 @dataclass(frozen=True)

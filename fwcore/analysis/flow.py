@@ -31,13 +31,9 @@ class Differentiable(Protocol):
 
     spec: ModelSpec
 
-    def forward(self, inputs: NumpyArray) -> NumpyArray:
-        """See `fwt.backends.contract.Compiled`."""
-        ...
+    def forward(self, inputs: NumpyArray) -> NumpyArray: ...
 
-    def pulled(self, inputs: NumpyArray, outputs: NumpyArray, scores: NumpyArray) -> NumpyArray:
-        """See `fwt.backends.contract.Compiled`."""
-        ...
+    def pulled(self, inputs: NumpyArray, outputs: NumpyArray, scores: NumpyArray) -> NumpyArray: ...
 
 
 def moved(

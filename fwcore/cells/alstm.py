@@ -59,7 +59,7 @@ class Spec(CellSpec):
         return {"h": (self.size,), "c_real": memories, "c_imag": memories}
 
     def kept(self, inputs: int) -> int:
-        """See `CellSpec.kept`: beside an LSTM's arrays about twelve of each copy."""
+        """Beside an LSTM's arrays about twelve of each copy."""
         return (8 + 12 * self.copies) * self.size
 
 
@@ -131,7 +131,6 @@ class AssociativeState(NamedTuple):
         return self.h
 
     def shifted(self, delta: Array) -> AssociativeState:
-        """See `fwt.fwcore.cells.base.Recurrent.shifted`."""
         return self._replace(h=self.h + delta)
 
     def named(self) -> dict[str, Array]:

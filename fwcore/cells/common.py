@@ -21,7 +21,6 @@ class HiddenState(NamedTuple):
         return self.h
 
     def shifted(self, delta: Array) -> HiddenState:
-        """See `fwt.fwcore.cells.base.Recurrent.shifted`."""
         return HiddenState(self.h + delta)
 
     def named(self) -> dict[str, Array]:

@@ -49,7 +49,7 @@ class Spec(CellSpec):
     steps: PositiveInt = 24
 
     def kept(self, inputs: int) -> int:
-        """See `CellSpec.kept`: about four numbers a pixel and feature."""
+        """About four numbers a pixel and feature."""
         return 4 * inputs * self.size
 
 

@@ -156,7 +156,7 @@ class FastState(NamedTuple):
     written: bool = False
 
     def shifted(self, delta: Array) -> FastState:
-        """See `fwt.fwcore.cells.base.Recurrent.shifted`; for a memory in the attention form."""
+        """For a memory in the attention form."""
         memory = self.memory
         if self.written:
             assert isinstance(memory, HistoryMemory)  # noqa: S101 `fwt.fwcore.analysis.flow` asked for it

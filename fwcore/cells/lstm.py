@@ -72,7 +72,6 @@ class LSTMState(NamedTuple):
         return self.h
 
     def shifted(self, delta: Array) -> LSTMState:
-        """See `fwt.fwcore.cells.base.Recurrent.shifted`."""
         return self._replace(h=self.h + delta)
 
     def named(self) -> dict[str, Array]:

@@ -75,21 +75,13 @@ class Line(Frozen):
 class Weighted(Protocol):
     """What a run folder asks of a model."""
 
-    def parameters(self) -> dict[str, Array]:
-        """See `fwt.fwcore.training.lockstep.Trainable`."""
-        ...
+    def parameters(self) -> dict[str, Array]: ...
 
-    def load_parameters(self, params: Mapping[str, Array]) -> None:
-        """See `fwt.fwcore.training.lockstep.Trainable`."""
-        ...
+    def load_parameters(self, params: Mapping[str, Array]) -> None: ...
 
-    def optimizer_state(self) -> dict[str, Array]:
-        """See `fwt.fwcore.training.lockstep.Trainable`."""
-        ...
+    def optimizer_state(self) -> dict[str, Array]: ...
 
-    def load_optimizer_state(self, moments: Mapping[str, Array], step: int) -> None:
-        """See `fwt.fwcore.training.lockstep.Trainable`."""
-        ...
+    def load_optimizer_state(self, moments: Mapping[str, Array], step: int) -> None: ...
 
 
 def default_path(root: Path, spec: RunSpec, name: str, backend: str) -> Path:
@@ -181,7 +173,6 @@ class RunFolder:
         locks.take(self._lock, "out", "wait for it or use another folder")
 
     def _tidy(self) -> None:
-        """See `fwt.fwcore.storage.checkpoint.tidy`."""
         for path in sorted((self.path / "checkpoints").glob(".step-*")):
             name = path.name.removeprefix(".").rpartition(".")[0]
             if STEP_NAME.fullmatch(name):

@@ -77,7 +77,7 @@ class Lockstep(Protocol):
         ...
 
     def begin_training(self, trains: Sequence[TrainSpec], data: Split) -> None:
-        """See `Trainable.begin_training`; the P specs differ in seed and learning rate alone."""
+        """The P specs differ in seed and learning rate alone."""
         ...
 
     def train_step(self, rows: Array, lrs: Array, dropout: Dropout | None) -> Any:
@@ -110,18 +110,14 @@ class Alone:
         self.members = (model,)
 
     def begin_training(self, trains: Sequence[TrainSpec], data: Split) -> None:
-        """See `Lockstep.begin_training`."""
         self.model.begin_training(trains[0], data)
 
     def train_step(self, rows: Array, lrs: Array, dropout: Dropout | None) -> Any:
-        """See `Lockstep.train_step`."""
         masks = dropout and Dropout(*(None if mask is None else mask[0] for mask in dropout))
         return self.model.train_step(rows[0], float(lrs[0]), masks)
 
     def fetch(self, stats: Sequence[Any]) -> Array:
-        """See `Lockstep.fetch`."""
         return self.model.fetch(stats)[:, None]
 
     def evaluate(self, inputs: Array, targets: Array) -> Array:
-        """See `Lockstep.evaluate`."""
         return np.array([self.model.evaluate(inputs, targets)])

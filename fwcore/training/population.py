@@ -22,21 +22,15 @@ OWN = ("decay", "rate")  # fields of the fast-weights cell in which members may 
 class Holder(Protocol):
     """A population that gives and takes its members' weights by number."""
 
-    def parameters(self, member: int) -> dict[str, Array]:
-        """See `fwt.fwcore.training.lockstep.Trainable`."""
-        ...
+    def parameters(self, member: int) -> dict[str, Array]: ...
 
-    def load_parameters(self, member: int, params: Mapping[str, Array]) -> None:
-        """See `fwt.fwcore.training.lockstep.Trainable`."""
-        ...
+    def load_parameters(self, member: int, params: Mapping[str, Array]) -> None: ...
 
-    def optimizer_state(self, member: int) -> dict[str, Array]:
-        """See `fwt.fwcore.training.lockstep.Trainable`."""
-        ...
+    def optimizer_state(self, member: int) -> dict[str, Array]: ...
 
-    def load_optimizer_state(self, member: int, moments: Mapping[str, Array], step: int) -> None:
-        """See `fwt.fwcore.training.lockstep.Trainable`."""
-        ...
+    def load_optimizer_state(
+        self, member: int, moments: Mapping[str, Array], step: int
+    ) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -47,19 +41,15 @@ class Member:
     number: int
 
     def parameters(self) -> dict[str, Array]:
-        """See `fwt.fwcore.training.lockstep.Trainable`."""
         return self.population.parameters(self.number)
 
     def load_parameters(self, params: Mapping[str, Array]) -> None:
-        """See `fwt.fwcore.training.lockstep.Trainable`."""
         self.population.load_parameters(self.number, params)
 
     def optimizer_state(self) -> dict[str, Array]:
-        """See `fwt.fwcore.training.lockstep.Trainable`."""
         return self.population.optimizer_state(self.number)
 
     def load_optimizer_state(self, moments: Mapping[str, Array], step: int) -> None:
-        """See `fwt.fwcore.training.lockstep.Trainable`."""
         self.population.load_optimizer_state(self.number, moments, step)
 
 

@@ -47,11 +47,9 @@ class Single:
     number, count = 0, 1
 
     def total(self, values: Array) -> Array:
-        """See `Ranks.total`."""
         return values
 
     def broken(self, error: RuntimeError) -> bool:
-        """See `Ranks.broken`."""
         return False
 
 
@@ -123,11 +121,9 @@ class Spread:
         return array[self.ranks.number * size : (self.ranks.number + 1) * size]
 
     def begin_training(self, trains: Sequence[TrainSpec], data: Split) -> None:
-        """See `Lockstep.begin_training`."""
         self.model.begin_training(trains[0], data, self.ranks)
 
     def train_step(self, rows: Array, lrs: Array, dropout: Dropout | None) -> Any:
-        """See `Lockstep.train_step`."""
         masks = dropout and Dropout(
             *(None if mask is None else self._part(mask[0]) for mask in dropout)
         )
@@ -139,12 +135,12 @@ class Spread:
             raise
 
     def fetch(self, stats: Sequence[Any]) -> Array:
-        """See `Lockstep.fetch`: mean loss, all wrong answers, the norm, which all ranks share."""
+        """Mean loss, all wrong answers, the norm, which all ranks share."""
         count = self.ranks.count
         return self.ranks.total(self.model.fetch(stats) * (1 / count, 1.0, 1 / count))[:, None]
 
     def evaluate(self, inputs: Array, targets: Array) -> Array:
-        """See `Lockstep.evaluate`; the examples are shared out as evenly as they can be."""
+        """The examples are shared out as evenly as they can be."""
         edges = np.arange(self.ranks.count + 1) * len(targets) // self.ranks.count
         own = slice(edges[self.ranks.number], edges[self.ranks.number + 1])
         found = np.zeros((1, 2))
@@ -182,11 +178,9 @@ class Leader(RunFolder):
         self._ranks = ranks
 
     def restore(self, model: Weighted) -> Progress:
-        """See `RunFolder.restore`."""
         return _told(self._ranks, model, super().restore(model))
 
     def restore_best(self, model: Weighted) -> None:
-        """See `RunFolder.restore_best`."""
         super().restore_best(model)
         shared_arrays(self._ranks, model.parameters())
 
@@ -200,13 +194,11 @@ class Follower(RunFolder):
         self._step: int | None = None
 
     def restore(self, model: Weighted) -> Progress:
-        """See `RunFolder.restore`."""
         found = _told(self._ranks, model, Progress())
         self._step = found.step or None
         return found
 
     def restore_best(self, model: Weighted) -> None:
-        """See `RunFolder.restore_best`."""
         model.load_parameters(shared_arrays(self._ranks, model.parameters()))
 
     def latest(self) -> Path | None:

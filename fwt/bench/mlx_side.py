@@ -69,7 +69,6 @@ class OwnStreamer:
         self._state: tuple[mx.array, ...] = ()
 
     def step(self, x: mx.array) -> mx.array:
-        """See `Streamer.step`."""
         with mx.stream(self._device):
             self._state = self._step(x, *self._state)
             mx.eval(self._state)
@@ -84,7 +83,6 @@ class NaiveStreamer:
         self._state: tuple[mx.array, mx.array] | None = None
 
     def step(self, x: mx.array) -> mx.array:
-        """See `Streamer.step`."""
         with mx.stream(self._device):
             h, fast = self._state or self._module.start(x)
             self._state = self._module.step(x, h, fast)
@@ -107,7 +105,6 @@ class MlxSide:
         self._unit = mx.Device(mx.gpu if self.device == "gpu" else mx.cpu)
 
     def facts(self) -> dict[str, Any]:
-        """See `Framework.facts`."""
         card = mx.device_info().get("device_name") if self.device == "gpu" else None
         return {
             "device_name": str(card or machine.cpu_name()),
@@ -117,18 +114,15 @@ class MlxSide:
         }
 
     def native(self, array: Array) -> mx.array:
-        """See `Framework.native`."""
         with mx.stream(self._unit):
             made = mx.array(array)
             mx.eval(made)
         return made
 
     def numpy(self, value: mx.array) -> Array:
-        """See `Framework.numpy`."""
         return np.array(value)
 
     def wait(self, value: Any) -> None:
-        """See `Framework.wait`."""
         mx.eval(value)
         mx.synchronize(mx.default_stream(self._unit))
 
@@ -150,7 +144,6 @@ class MlxSide:
     def subject(
         self, name: str, spec: ModelSpec, params: Mapping[str, Array], data: Split
     ) -> Subject:
-        """See `Framework.subject`."""
         inputs = self.native(data.inputs)
         if name in OWN:
             return self._trained(self._own(spec, params), {}, inputs, data, compiled=True)
@@ -226,7 +219,6 @@ class MlxSide:
         )
 
     def streamer(self, name: str, spec: ModelSpec, params: Mapping[str, Array]) -> Streamer:
-        """See `Framework.streamer`."""
         if name in OWN:
             return OwnStreamer(self._own(spec, params), self._unit)
         if name == NAIVE:
@@ -238,7 +230,7 @@ class MlxSide:
         return made
 
     def ceilings(self) -> Ceilings:
-        """See `Framework.ceilings`. MLX leaves plain copies out, so this one changes the sign."""
+        """MLX leaves plain copies out, so this one changes the sign."""
         side, numbers = (512, 1 << 24) if self.device == "cpu" else (8192, 1 << 28)
         with mx.stream(self._unit):
             one, other = (mx.random.uniform(shape=(side, side)) for _ in range(2))
@@ -259,18 +251,14 @@ class MlxSide:
         return min(spent[2:])
 
     def allocated(self) -> int:
-        """See `Framework.allocated`."""
         return int(mx.get_active_memory())
 
     def reset_peak(self) -> None:
-        """See `Framework.reset_peak`."""
         mx.reset_peak_memory()
 
     def peak(self) -> int:
-        """See `Framework.peak`."""
         return int(mx.get_peak_memory())
 
     def release(self) -> None:
-        """See `Framework.release`."""
         gc.collect()
         mx.clear_cache()

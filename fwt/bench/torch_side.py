@@ -72,7 +72,6 @@ class OwnStreamer:
         self._state: Any = None
 
     def step(self, x: Tensor) -> Tensor:
-        """See `Streamer.step`."""
         with torch.no_grad():
             self._state = self._cell(x, self._state)
         h: Tensor = self._state[0] if isinstance(self._state, tuple) else self._state
@@ -87,7 +86,6 @@ class NaiveStreamer:
         self._state: tuple[Tensor, Tensor] | None = None
 
     def step(self, x: Tensor) -> Tensor:
-        """See `Streamer.step`."""
         with torch.no_grad():
             h, fast = self._state or self._module.start(x)
             self._state = self._module.step(x, h, fast)
@@ -107,7 +105,6 @@ class TorchSide:
         self.peak_how = "torch.cuda.max_memory_allocated" if self._kind == "cuda" else None
 
     def facts(self) -> dict[str, Any]:
-        """See `Framework.facts`."""
         card = torch.cuda.get_device_name(self.device) if self._kind == "cuda" else None
         return {
             "device_name": card or machine.cpu_name(),
@@ -117,16 +114,13 @@ class TorchSide:
         }
 
     def native(self, array: Array) -> Tensor:
-        """See `Framework.native`."""
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
 
     def numpy(self, value: Tensor) -> Array:
-        """See `Framework.numpy`."""
         found: Array = value.detach().cpu().numpy()
         return found
 
     def wait(self, value: Any) -> None:
-        """See `Framework.wait`."""
         if self._kind == "cuda":
             torch.cuda.synchronize(self.device)
         elif self._kind == "mps":
@@ -150,7 +144,6 @@ class TorchSide:
     def subject(
         self, name: str, spec: ModelSpec, params: Mapping[str, Array], data: Split
     ) -> Subject:
-        """See `Framework.subject`."""
         inputs = self.native(data.inputs)
         if name in OWN:
             return self._trained(self._own(spec, params), {}, inputs, data, self._recorder)
@@ -218,7 +211,6 @@ class TorchSide:
         )
 
     def streamer(self, name: str, spec: ModelSpec, params: Mapping[str, Array]) -> Streamer:
-        """See `Framework.streamer`."""
         if name in OWN:
             return OwnStreamer(spec, self._exported(spec, params), self.device)
         if name == NAIVE:
@@ -230,7 +222,6 @@ class TorchSide:
         return made
 
     def ceilings(self) -> Ceilings:
-        """See `Framework.ceilings`."""
         side, numbers = (1024, 1 << 24) if self._kind == "cpu" else (8192, 1 << 28)
         one, other = (torch.rand(side, side, device=self.device) for _ in range(2))
         source = torch.rand(numbers, device=self.device)
@@ -250,19 +241,15 @@ class TorchSide:
         return min(spent[2:])
 
     def allocated(self) -> int:
-        """See `Framework.allocated`."""
         return int(torch.cuda.memory_allocated(self.device))
 
     def reset_peak(self) -> None:
-        """See `Framework.reset_peak`."""
         torch.cuda.reset_peak_memory_stats(self.device)
 
     def peak(self) -> int:
-        """See `Framework.peak`."""
         return int(torch.cuda.max_memory_allocated(self.device))
 
     def release(self) -> None:
-        """See `Framework.release`."""
         gc.collect()
         if self._kind == "cuda":
             torch.cuda.empty_cache()

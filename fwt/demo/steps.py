@@ -21,13 +21,9 @@ REFERENCE = "numpy"  # the backend that the others are held against: float64, an
 class Traceable(Protocol):
     """What is asked of a compiled model."""
 
-    def trace(self, inputs: NumpyArray) -> Trace:
-        """See `fwt.backends.contract.Compiled`."""
-        ...
+    def trace(self, inputs: NumpyArray) -> Trace: ...
 
-    def describe(self, batch: int, steps: int) -> dict[str, Any]:
-        """See `fwt.backends.contract.Compiled`."""
-        ...
+    def describe(self, batch: int, steps: int) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True)

@@ -17,19 +17,13 @@ from fwt.tasks.base import Reader
 class Network(Protocol):
     """What is asked of a compiled model."""
 
-    def forward(self, inputs: NumpyArray) -> NumpyArray:
-        """See `fwt.backends.contract.Compiled`."""
-        ...
+    def forward(self, inputs: NumpyArray) -> NumpyArray: ...
 
     def gradients(
         self, inputs: NumpyArray, targets: NumpyArray
-    ) -> tuple[float, dict[str, NumpyArray]]:
-        """See `fwt.backends.contract.Compiled`."""
-        ...
+    ) -> tuple[float, dict[str, NumpyArray]]: ...
 
-    def trace(self, inputs: NumpyArray) -> Trace:
-        """See `fwt.backends.contract.Compiled`."""
-        ...
+    def trace(self, inputs: NumpyArray) -> Trace: ...
 
 
 @dataclass(frozen=True)

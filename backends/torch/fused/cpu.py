@@ -123,7 +123,7 @@ def forward(
     rate: Tensor,
     chunk: int,
 ) -> list[Tensor]:
-    """See `operator.fast_weights`: out, and what is kept, by `KEPT`."""
+    """The outputs, and what is kept for the way back, by `KEPT`."""
     found = [torch.empty_like(z), *empty(KEPT, z, inner, chunk)]
     shape = Shape(*z.shape, inner, w.shape[1], chunk, wipe, norm, LAYER_NORM_EPSILON)
     given = [z, w, which, stores, gain, bias, decay, rate]
@@ -151,7 +151,7 @@ def backward(
     rate: Tensor,
     chunk: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """See `operator.fast_weights_backward`; all but the first still to be summed over axis 1."""
+    """The gradients; all but the first still to be summed over axis 1."""
     members, groups, _, size, _ = past.shape
     dz = torch.empty_like(out)
     dgain, dbias = (gain.new_empty(members, groups, size) for _ in range(2))

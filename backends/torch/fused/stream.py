@@ -79,7 +79,7 @@ class FusedStream:
         ]
 
     def step(self, x: Tensor) -> Tensor:
-        """See `fwt.fwcore.model.Stream.step`.
+        """The output of the next time step: (B, I) -> (B, R).
 
         Raises:
             ConfigError: x is not (B, I) of the model's number type on the CPU.
