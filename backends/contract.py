@@ -6,15 +6,12 @@ import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-import numpy as np
-
 from fwt.fwcore.analysis.trace import Trace
 from fwt.fwcore.errors import BackendError
+from fwt.fwcore.ops import NumpyArray
 from fwt.fwcore.spec import NO_FLOAT16, ModelSpec
 from fwt.fwcore.training.lockstep import Lockstep, Trainable
 from fwt.fwcore.training.ranks import Ranks
-
-NumpyArray = np.ndarray[Any, np.dtype[Any]]
 
 
 class Stream(Protocol):

@@ -12,7 +12,8 @@ from fwt.cli import options
 
 if TYPE_CHECKING:
     from fwt.fwcore.analysis.trace import Trace
-    from fwt.tasks.base import Array, Reader
+    from fwt.fwcore.ops import NumpyArray
+    from fwt.tasks.base import Reader
 
 SHOWN = 3  # steps named of an attention
 
@@ -87,7 +88,7 @@ def _short(example: str) -> str:
 def _draw(
     traced: Trace,
     reader: Reader,
-    inputs: Array,
+    inputs: NumpyArray,
     labels: tuple[str, ...],
     title: str,
     path: Path,

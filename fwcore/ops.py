@@ -52,16 +52,8 @@ class Ops(Protocol):
         """The natural logarithm, element by element."""
         ...
 
-    def mean(self, x: Array) -> Array:
-        """The mean of all elements, shape ()."""
-        ...
-
     def logsumexp(self, x: Array) -> Array:
         """log(sum(exp(x))) over the last axis: (..., N) -> (...)."""
-        ...
-
-    def argmax(self, x: Array) -> Array:
-        """Index of the largest element of the last axis, the first of equals: (..., N) -> (...)."""
         ...
 
     def layer_norm(self, x: Array, gain: Array, bias: Array, epsilon: float) -> Array:

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from fwt.fwcore.ops import NumpyArray
 from fwt.fwcore.rng import Stream
 from fwt.fwcore.storage.dtypes import type_name
 
-Array = np.ndarray[Any, np.dtype[Any]]
-Initialiser = Callable[[Stream, tuple[int, ...]], Array]
+Initialiser = Callable[[Stream, tuple[int, ...]], NumpyArray]
 
 
 def uniform(bound: float) -> Initialiser:
@@ -72,7 +72,7 @@ def layer_norm(name: str, size: int) -> list[Param]:
     ]
 
 
-def initialise(table: Sequence[Param], seed: int, dtype: Any = np.float32) -> dict[str, Array]:
+def initialise(table: Sequence[Param], seed: int, dtype: Any = np.float32) -> dict[str, NumpyArray]:
     """First values of all parameters, a pure function of (table, seed).
 
     Each array has its own random stream, so adding a parameter leaves the others as they were.
@@ -88,12 +88,12 @@ def count(table: Sequence[Param]) -> int:
     return sum(math.prod(param.shape) for param in table)
 
 
-def not_finite(arrays: Mapping[str, Array]) -> list[str]:
+def not_finite(arrays: Mapping[str, NumpyArray]) -> list[str]:
     """The names of the arrays that hold a NaN or an infinity."""
     return [name for name, array in arrays.items() if not np.isfinite(array).all()]
 
 
-def mismatches(table: Sequence[Param], arrays: Mapping[str, Array]) -> list[str]:
+def mismatches(table: Sequence[Param], arrays: Mapping[str, NumpyArray]) -> list[str]:
     """Every difference between a table and named arrays, one phrase each; [] if they fit."""
     known = {param.name: param for param in table}
     faults = [f"missing {name!r}" for name in known if name not in arrays]

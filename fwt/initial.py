@@ -6,17 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from fwt import shipped
 from fwt.fwcore import model, params, paths
 from fwt.fwcore.errors import CheckpointError, ConfigError, FileError
+from fwt.fwcore.ops import NumpyArray
 from fwt.fwcore.spec import InitSpec, RunSpec
 from fwt.fwcore.storage import checkpoint, foreign
 from fwt.fwcore.storage.checkpoint import MODEL_FILE, Checkpoint
 from fwt.opening import pt_reader
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 UNKNOWN = "0" * 64  # in place of a SHA-256 that was not given
 
@@ -29,7 +26,7 @@ class First(NamedTuple):
         notes: what was changed in a file of another program; see `Checkpoint`.
     """
 
-    weights: dict[str, Array]
+    weights: dict[str, NumpyArray]
     notes: tuple[str, ...] = ()
 
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
-
-import numpy as np
+from typing import NamedTuple, Protocol
 
 from fwt.fwcore.errors import ConfigError, nearest
 from fwt.fwcore.frozen import Frozen
+from fwt.fwcore.ops import NumpyArray
 from fwt.fwcore.training.batches import Split as Split
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 SPLITS = ("train", "val", "test")
 
@@ -76,8 +73,8 @@ class Pictures(NamedTuple):
         views: what each time step shows of it, (T, h, w).
     """
 
-    whole: Array
-    views: Array
+    whole: NumpyArray
+    views: NumpyArray
 
 
 class Reader(Protocol):
@@ -88,13 +85,13 @@ class Reader(Protocol):
         """What the classes 0, 1, ... are called."""
         ...
 
-    def parse(self, text: str) -> Array: ...
+    def parse(self, text: str) -> NumpyArray: ...
 
-    def labels(self, inputs: Array) -> tuple[str, ...]:
+    def labels(self, inputs: NumpyArray) -> tuple[str, ...]:
         """A short name for each time step of an input, (T,) or (T, I)."""
         ...
 
-    def pictures(self, inputs: Array) -> Pictures | None:
+    def pictures(self, inputs: NumpyArray) -> Pictures | None:
         """What an input shows; None for symbols."""
         ...
 
@@ -141,10 +138,10 @@ class Task(Protocol):
         """The examples of `train`, `val` or `test`. Raises ConfigError for another name."""
         ...
 
-    def render(self, inputs: Array, target: int | None = None) -> str:
+    def render(self, inputs: NumpyArray, target: int | None = None) -> str:
         """One example as text a person can read (several lines where it is a picture)."""
         ...
 
-    def parse(self, text: str) -> Array:
+    def parse(self, text: str) -> NumpyArray:
         """One input typed by hand (or named as a file) as the model's input, (T,) or (T, I)."""
         ...

@@ -23,11 +23,10 @@ import numpy as np
 import platformdirs
 
 from fwt.fwcore.errors import ConfigError, DataError, nearest
+from fwt.fwcore.ops import NumpyArray
 from fwt.fwcore.storage.durable import rename
 from fwt.tasks import idx
 from fwt.tasks.sources import AUTO, FULL, NAMES, SOURCES, SUBSET, Source
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 BUNDLED = Path(__file__).parent / "data"
 OFFLINE = "FWT_OFFLINE"  # environment variable: set to 1, nothing is ever downloaded
@@ -58,10 +57,10 @@ class Images:
     """
 
     source: Source
-    train_images: Array
-    train_labels: Array
-    test_images: Array
-    test_labels: Array
+    train_images: NumpyArray
+    train_labels: NumpyArray
+    test_images: NumpyArray
+    test_labels: NumpyArray
 
 
 # --- getting a dataset ----------------------------------------------------------------------
@@ -179,11 +178,11 @@ def _read_all(source: Source, paths: list[Path]) -> Images:
     )
 
 
-def _upright(pixels: Array, source: Source) -> Array:
+def _upright(pixels: NumpyArray, source: Source) -> NumpyArray:
     return np.ascontiguousarray(pixels.transpose(0, 2, 1)) if source.transposed else pixels
 
 
-def _numbered(raw: Array, source: Source, path: Path) -> Array:
+def _numbered(raw: NumpyArray, source: Source, path: Path) -> NumpyArray:
     """Labels as int64 counted from 0."""
     labels = raw.astype(np.int64) - source.first_label
     if labels.size and not 0 <= labels.min() <= labels.max() < len(source.classes):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from fwt.fwcore.errors import ConfigError, nearest
+from fwt.fwcore.ops import NumpyArray
 from fwt.tasks.base import Control
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 IMAGE = 28  # pixels along a side of the image,
 QUADRANT = 14  # of one of its four quadrants,
@@ -111,7 +110,7 @@ def policy_named(name: str) -> Policy:
     return POLICIES[name]
 
 
-def cut(images: Array, policy: Policy) -> Array:
+def cut(images: NumpyArray, policy: Policy) -> NumpyArray:
     """The glimpses of every image.
 
     Args:
@@ -140,7 +139,7 @@ def cut(images: Array, policy: Policy) -> Array:
     return out
 
 
-def assemble(glimpses: Array, policy: Policy) -> Array:
+def assemble(glimpses: NumpyArray, policy: Policy) -> NumpyArray:
     """The image that one sequence of glimpses (T, 49) shows, (28, 28) float32 in [0, 1].
 
     Only the fine glimpses are used; pixels that none of them covers stay 0.
@@ -152,7 +151,7 @@ def assemble(glimpses: Array, policy: Policy) -> Array:
     return image
 
 
-def _check_images(images: Array) -> None:
+def _check_images(images: NumpyArray) -> None:
     if images.ndim != 3 or images.shape[1:] != (IMAGE, IMAGE):
         raise ConfigError(
             f"glimpses: expected images of shape (N, {IMAGE}, {IMAGE}), got shape={images.shape}"

@@ -8,15 +8,13 @@ import io
 import math
 import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from fwt.fwcore.errors import DataError
+from fwt.fwcore.ops import NumpyArray
 from fwt.fwcore.storage import files
 from fwt.tasks.sources import SOURCES, IdxFile, Source
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 GZIP_MAGIC = b"\x1f\x8b"
 PIXELS = 28 * 28  # of an image
@@ -26,7 +24,7 @@ MARGIN = 2**16  # bytes of a file beside its items: headers, and what packing ad
 IDX_UINT8 = 0x08  # the third byte of an IDX magic number; the fourth is the number of dimensions
 
 
-def read(path: Path, file: IdxFile, source: Source) -> Array:
+def read(path: Path, file: IdxFile, source: Source) -> NumpyArray:
     """The array of a file, uint8 (N, 28, 28) or (N,): its structure, count and hash are checked.
 
     Raises:
@@ -83,7 +81,7 @@ def _unpack(stored: bytes, path: Path, most: int) -> bytes:
         ) from error
 
 
-def _decode(content: bytes, path: Path, dims: int) -> Array:
+def _decode(content: bytes, path: Path, dims: int) -> NumpyArray:
     """An IDX file of unsigned bytes as a uint8 array of `dims` dimensions.
 
     The format (LeCun et al., the MNIST page): two zero bytes, the element type, the number of

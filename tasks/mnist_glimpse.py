@@ -10,13 +10,12 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from fwt.fwcore.errors import DataError, nearest
+from fwt.fwcore.ops import NumpyArray
 from fwt.tasks import picture
 from fwt.tasks.base import Control, Pictures, Shape, Split, TaskSpec, check_split
 from fwt.tasks.datasets import Images, images
 from fwt.tasks.glimpses import FEATURES, IMAGE, PATCH, POLICIES, Policy, assemble, cut, policy_named
 from fwt.tasks.sources import AUTO, FULL, NAMES, SOURCES, SUBSET, Source
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 SHADES = " .:-=+*#%@"  # from black to white
 
@@ -142,14 +141,14 @@ class MnistGlimpse:
             self._splits[name] = Split(cut(pixels, self._policy), labels)
         return self._splits[name]
 
-    def _pictures(self, name: str) -> tuple[Array, Array]:
+    def _pictures(self, name: str) -> tuple[NumpyArray, NumpyArray]:
         """The images (N, 28, 28) and labels (N,) of a split."""
         if name == "test":
             return self._data.test_images, self._data.test_labels
         part = slice(None, self._trained) if name == "train" else slice(self._trained, None)
         return self._data.train_images[part], self._data.train_labels[part]
 
-    def render(self, inputs: Array, target: int | None = None) -> str:
+    def render(self, inputs: NumpyArray, target: int | None = None) -> str:
         """The image behind glimpses (T, 49) as 28 lines of shades; a last line names the class."""
         image = assemble(inputs, self._policy)
         levels = np.rint(image * (len(SHADES) - 1)).astype(np.int64)
@@ -158,11 +157,11 @@ class MnistGlimpse:
             lines.append(f"-> {self._data.source.classes[int(target)]}")
         return "\n".join(lines)
 
-    def parse(self, text: str) -> Array:
+    def parse(self, text: str) -> NumpyArray:
         return GlimpseReader(self._policy, self._data.source).parse(text)
 
 
-def shifted(images: Array, labels: Array, most: int) -> tuple[Array, Array]:
+def shifted(images: NumpyArray, labels: NumpyArray, most: int) -> tuple[NumpyArray, NumpyArray]:
     """Images moved by up to `most` pixels in each direction, black where they came from.
 
     Args:
@@ -196,7 +195,7 @@ class GlimpseReader:
         """What the classes are called."""
         return self.source.classes
 
-    def parse(self, text: str) -> Array:
+    def parse(self, text: str) -> NumpyArray:
         """The glimpses (T, 49) float32 of an image file.
 
         Args:
@@ -215,7 +214,7 @@ class GlimpseReader:
             )
         return np.asarray(cut(images, self.policy)[0])
 
-    def see(self, pictures: Any) -> Array:
+    def see(self, pictures: Any) -> NumpyArray:
         """The glimpses (N, T, 49) float32 of pictures in memory.
 
         Args:
@@ -226,11 +225,11 @@ class GlimpseReader:
         """
         return cut(picture.as_images(pictures, self.source), self.policy)
 
-    def labels(self, inputs: Array) -> tuple[str, ...]:
+    def labels(self, inputs: NumpyArray) -> tuple[str, ...]:
         """The kind of each glimpse and its corner: `fine 7,14`."""
         return tuple(f"{kind} {top},{left}" for kind, top, left in self.policy.glimpses)
 
-    def pictures(self, inputs: Array) -> Pictures:
+    def pictures(self, inputs: NumpyArray) -> Pictures:
         """The image (28, 28) and the glimpses (T, 7, 7)."""
         return Pictures(assemble(inputs, self.policy), inputs.reshape(-1, PATCH, PATCH))
 

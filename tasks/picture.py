@@ -25,11 +25,10 @@ import numpy as np
 
 from fwt.fwcore import paths
 from fwt.fwcore.errors import ConfigError, DataError
+from fwt.fwcore.ops import NumpyArray
 from fwt.fwcore.storage import files
 from fwt.tasks.glimpses import IMAGE
 from fwt.tasks.sources import Source
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 MOST_BYTES, MOST_PIXELS = 2**20, 2**20  # of an image's file, to be read at all
 WHITES = (1, 255, 65535)  # what white is, by the largest value there is
@@ -45,7 +44,7 @@ class PictureWarning(UserWarning):
 # --- files ----------------------------------------------------------------------------------
 
 
-def read(name: str) -> Array:
+def read(name: str) -> NumpyArray:
     """The numbers of an image file, of whatever shape and type: a `.npy` array or a `.png`.
 
     Raises:
@@ -62,7 +61,7 @@ def read(name: str) -> Array:
     return readers[suffix.lower()](paths.expand(name))
 
 
-def _read_npy(path: Path) -> Array:
+def _read_npy(path: Path) -> NumpyArray:
     try:
         return files.from_npy(files.contents(path, MOST_BYTES))
     except (OSError, ValueError) as error:
@@ -72,7 +71,7 @@ def _read_npy(path: Path) -> Array:
         ) from error
 
 
-def _read_png(path: Path) -> Array:
+def _read_png(path: Path) -> NumpyArray:
     try:
         return png_pixels(files.contents(path, MOST_BYTES), MOST_PIXELS)
     except ImportError as error:
@@ -86,7 +85,7 @@ def _read_png(path: Path) -> Array:
         ) from error
 
 
-def png_pixels(stored: bytes, most: int, mode: str | None = None) -> Array:
+def png_pixels(stored: bytes, most: int, mode: str | None = None) -> NumpyArray:
     """The pixels of a PNG.
 
     Args:
@@ -116,7 +115,7 @@ def png_pixels(stored: bytes, most: int, mode: str | None = None) -> Array:
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
-def _pixels(picture: Any, mode: str | None) -> Array:
+def _pixels(picture: Any, mode: str | None) -> NumpyArray:
     picture.load()  # the last chunks, which may name a transparent colour
     if mode is None and (picture.mode == "P" or "transparency" in picture.info):
         mode = "RGBA"
@@ -128,7 +127,7 @@ def _pixels(picture: Any, mode: str | None) -> Array:
 # --- arrays ---------------------------------------------------------------------------------
 
 
-def as_images(given: Any, source: Source, where: str = "picture") -> Array:
+def as_images(given: Any, source: Source, where: str = "picture") -> NumpyArray:
     """Pictures as images of a dataset.
 
     Args:
@@ -164,7 +163,7 @@ def as_images(given: Any, source: Source, where: str = "picture") -> Array:
     return images
 
 
-def _grey(given: Any, where: str) -> Array:
+def _grey(given: Any, where: str) -> NumpyArray:
     """Numbers without colours. Raises DataError."""
     array = np.asarray(given)
     if array.dtype.kind not in "buif":
@@ -189,7 +188,7 @@ def _grey(given: Any, where: str) -> Array:
     return colours[..., 0]
 
 
-def _stacked(array: Array, where: str) -> Array:
+def _stacked(array: NumpyArray, where: str) -> NumpyArray:
     """Grey pictures as (N, 28, 28). Raises DataError."""
     if array.shape[-1:] == (IMAGE * IMAGE,):
         array = array.reshape(*array.shape[:-1], IMAGE, IMAGE)
@@ -201,7 +200,7 @@ def _stacked(array: Array, where: str) -> Array:
     return array.reshape(-1, IMAGE, IMAGE)
 
 
-def _scaled(pixels: Array, where: str) -> tuple[Array, str]:
+def _scaled(pixels: NumpyArray, where: str) -> tuple[NumpyArray, str]:
     """Pictures in 0..255 or in [0, 1], and a word on their white where the type does not tell it.
 
     The same picture in 0..255, of whatever type, becomes the same uint8.
@@ -228,7 +227,7 @@ def _scaled(pixels: Array, where: str) -> tuple[Array, str]:
     return np.clip(pixels.astype(np.float32) / np.float32(white), 0, 1), scaled
 
 
-def _is_light(images: Array, where: str) -> Array:
+def _is_light(images: NumpyArray, where: str) -> NumpyArray:
     """Whether the ground of each image is light, (N,). Raises DataError where there is nothing."""
     flat = images.reshape(len(images), -1).astype(np.float32)
     low, high = flat.min(1, keepdims=True), flat.max(1, keepdims=True)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import string
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field, field_validator
 
 from fwt.fwcore.errors import ConfigError
+from fwt.fwcore.ops import NumpyArray
 from fwt.fwcore.rng import Stream
 from fwt.tasks.base import Shape, Split, TaskSpec, check_split
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 LETTERS = string.ascii_lowercase
 DIGITS = string.digits
@@ -191,12 +190,12 @@ class Retrieval:
             self._splits[name] = strings
         return self._splits[name]
 
-    def render(self, inputs: Array, target: int | None = None) -> str:
+    def render(self, inputs: NumpyArray, target: int | None = None) -> str:
         """A string of shape (T,) as text: `c9k8j3f1??c -> 9`, without the arrow if no target."""
         text = "".join(SYMBOLS[int(symbol)] for symbol in inputs)
         return text if target is None else f"{text} -> {DIGITS[int(target)]}"
 
-    def parse(self, text: str) -> Array:
+    def parse(self, text: str) -> NumpyArray:
         """A string typed by hand, e.g. `c9k8j3f1??c`, as (T,) int64 symbol numbers.
 
         The number of pairs may differ from the task's: models take any T.
@@ -216,17 +215,17 @@ class RetrievalReader:
         """The ten digits."""
         return tuple(DIGITS)
 
-    def parse(self, text: str) -> Array:
+    def parse(self, text: str) -> NumpyArray:
         symbols = text.strip()
         _check_layout(symbols)
         _check_letters(symbols)
         return np.array([SYMBOLS.index(symbol) for symbol in symbols], dtype=np.int64)
 
-    def labels(self, inputs: Array) -> tuple[str, ...]:
+    def labels(self, inputs: NumpyArray) -> tuple[str, ...]:
         """The symbols."""
         return tuple(SYMBOLS[int(symbol)] for symbol in inputs)
 
-    def pictures(self, inputs: Array) -> None:
+    def pictures(self, inputs: NumpyArray) -> None:
         """None: symbols are no pictures."""
         return
 

@@ -16,12 +16,12 @@ from fwt.backends.contract import Backend, Compiled
 from fwt.fwcore import model
 from fwt.fwcore.cells.base import CellSpec
 from fwt.fwcore.memory import PLAIN_FORMS
+from fwt.fwcore.ops import NumpyArray
 from fwt.fwcore.params import Param, initialise
 from fwt.fwcore.rng import Stream
 from fwt.fwcore.spec import ModelSpec
 from tests import oracle
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Fields = dict[str, Any]
 
 REAL_FORMS = PLAIN_FORMS
@@ -46,7 +46,7 @@ class Engine:
         return self.backend.name
 
     def compile(
-        self, spec: ModelSpec, params: Mapping[str, Array] | None = None, memory: str = "auto"
+        self, spec: ModelSpec, params: Mapping[str, NumpyArray] | None = None, memory: str = "auto"
     ) -> Compiled:
         device = "cpu" if self.dtype == "float64" else "auto"
         return self.backend.compile(spec, params, device=device, dtype=self.dtype, memory=memory)
@@ -176,7 +176,7 @@ def forms_of(core: CellSpec) -> tuple[str, ...]:
 # --- the oracle of a spec -----------------------------------------------------------------
 
 
-def _fast_core(spec: Any, p: oracle.Params, x: Array) -> tuple[Array, oracle.States]:
+def _fast_core(spec: Any, p: oracle.Params, x: NumpyArray) -> tuple[NumpyArray, oracle.States]:
     time, decay, rate = x.shape[1], spec.decay, spec.rate
     if spec.trained:
         decay = 1 / (1 + math.exp(-float(p["core.decay_logit"])))
@@ -197,29 +197,29 @@ def _fast_core(spec: Any, p: oracle.Params, x: Array) -> tuple[Array, oracle.Sta
     )
 
 
-def _rnn_core(spec: Any, p: oracle.Params, x: Array) -> tuple[Array, oracle.States]:
+def _rnn_core(spec: Any, p: oracle.Params, x: NumpyArray) -> tuple[NumpyArray, oracle.States]:
     return oracle.rnn(p, x, activation=spec.activation, norm=spec.norm == "layer")
 
 
-def _lstm_core(spec: Any, p: oracle.Params, x: Array) -> tuple[Array, oracle.States]:
+def _lstm_core(spec: Any, p: oracle.Params, x: NumpyArray) -> tuple[NumpyArray, oracle.States]:
     return oracle.lstm(p, x, norm=spec.norm == "layer")
 
 
-def _gru_core(spec: Any, p: oracle.Params, x: Array) -> tuple[Array, oracle.States]:
+def _gru_core(spec: Any, p: oracle.Params, x: NumpyArray) -> tuple[NumpyArray, oracle.States]:
     return oracle.gru(p, x, norm=spec.norm == "layer")
 
 
-def _alstm_core(spec: Any, p: oracle.Params, x: Array) -> tuple[Array, oracle.States]:
+def _alstm_core(spec: Any, p: oracle.Params, x: NumpyArray) -> tuple[NumpyArray, oracle.States]:
     half = spec.size // 2
     drawn = [Stream(0, "alstm", "permutation", s).permutation(half) for s in range(spec.copies)]
     return oracle.alstm(p, x, permutations=[order.tolist() for order in drawn])
 
 
-def _convnet_core(spec: Any, p: oracle.Params, x: Array) -> tuple[Array, oracle.States]:
+def _convnet_core(spec: Any, p: oracle.Params, x: NumpyArray) -> tuple[NumpyArray, oracle.States]:
     return oracle.convnet(p, x)
 
 
-ORACLES: dict[str, Callable[[Any, oracle.Params, Array], tuple[Array, oracle.States]]] = {
+ORACLES: dict[str, Callable[[Any, oracle.Params, NumpyArray], tuple[NumpyArray, oracle.States]]] = {
     "fast-weights": _fast_core,
     "rnn": _rnn_core,
     "lstm": _lstm_core,
@@ -237,21 +237,21 @@ def oracle_core(core: CellSpec) -> oracle.Core:
 # --- random numbers, all of them exact in float32 -----------------------------------------
 
 
-def exact(array: Array) -> Array:
+def exact(array: NumpyArray) -> NumpyArray:
     """Float64 numbers that float32 holds exactly, so that no type begins with an error."""
     return np.asarray(array, dtype=np.float32).astype(np.float64)
 
 
-def noise(seed: int, *shape: int) -> Array:
+def noise(seed: int, *shape: int) -> NumpyArray:
     return exact(np.random.default_rng(seed).normal(size=shape))
 
 
-def random_params(table: list[Param], seed: int = 0, spread: float = 0.3) -> dict[str, Array]:
+def random_params(table: list[Param], seed: int = 0, spread: float = 0.3) -> dict[str, NumpyArray]:
     """First values plus noise, so that gains, biases and W are not trivial."""
     random = np.random.default_rng(seed)
     first = initialise(table, seed, np.float64)
     return {n: exact(a + spread * random.normal(size=a.shape)) for n, a in first.items()}
 
 
-def params_of(spec: ModelSpec, seed: int = 0, spread: float = 0.3) -> dict[str, Array]:
+def params_of(spec: ModelSpec, seed: int = 0, spread: float = 0.3) -> dict[str, NumpyArray]:
     return random_params(model.parameters(spec), seed, spread)

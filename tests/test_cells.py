@@ -12,14 +12,15 @@ from fwt.backends.contract import Backend
 from fwt.fwcore import memory
 from fwt.fwcore.cells import cells
 from fwt.fwcore.memory import OPERATIONS_PER_BYTE, HistoryMemory, MatrixMemory, Rates
+from fwt.fwcore.ops import NumpyArray
 from tests import cases, oracle
-from tests.cases import FAST, ORACLES, REAL_FORMS, VARIANTS, Array, Engine
+from tests.cases import FAST, ORACLES, REAL_FORMS, VARIANTS, Engine
 from tests.tolerances import assert_close
 
 SIZE, INPUTS = 5, 4
 SHAPES = ((2, 7), (3, 1), (1, 5))  # (B, T): odd T, several chunk borders; T = 1; B = 1
 
-Result = tuple[Array, oracle.States]
+Result = tuple[NumpyArray, oracle.States]
 
 
 @cache

@@ -22,11 +22,10 @@ import numpy as np
 import pytest
 
 from fwt.fwcore.errors import ConfigError, DataError
+from fwt.fwcore.ops import NumpyArray
 from fwt.tasks import datasets, mnist_glimpse
 from fwt.tasks.datasets import SubsetWarning, images
 from fwt.tasks.sources import NAMES, SOURCES, Source
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 TRAIN, TEST = 20, 6  # items in the made-up datasets
 
@@ -40,7 +39,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def idx(array: Array) -> bytes:
+def idx(array: NumpyArray) -> bytes:
     """An array as an IDX file, written from the description of the format."""
     header = bytes([0, 0, 8, array.ndim])
     return header + b"".join(n.to_bytes(4, "big") for n in array.shape) + array.tobytes()

@@ -10,9 +10,10 @@ import pytest
 from fwt.backends.contract import Backend
 from fwt.fwcore.analysis import flow
 from fwt.fwcore.errors import BackendError, ConfigError
+from fwt.fwcore.ops import NumpyArray
 from fwt.fwcore.spec import ModelSpec
 from tests import cases, oracle
-from tests.cases import Array, Engine
+from tests.cases import Engine
 from tests.conftest import need
 from tests.tolerances import assert_close
 
@@ -42,16 +43,18 @@ def variant_spec(variant: str) -> ModelSpec:
     return spec_of(cases.core_of(variant, SIZE))
 
 
-def continued(reference: Any, x: Array, state: dict[str, Array], t: int) -> Array:
+def continued(reference: Any, x: NumpyArray, state: dict[str, NumpyArray], t: int) -> NumpyArray:
     """The outputs after step t, from the state after it."""
     return reference.states(x[:, t + 1 :], state, t + 1)[0]
 
 
-def state_after(reference: Any, x: Array, t: int) -> dict[str, Array]:
+def state_after(reference: Any, x: NumpyArray, t: int) -> dict[str, NumpyArray]:
     return reference.states(x[:, : t + 1])[1]
 
 
-def nudged(spec: ModelSpec, state: dict[str, Array], h: Array, t: int, delta: Array) -> Any:
+def nudged(
+    spec: ModelSpec, state: dict[str, NumpyArray], h: NumpyArray, t: int, delta: NumpyArray
+) -> Any:
     """The state after step t if h(t) had been larger: the memory's last write is made anew."""
     core: Any = spec.core
     moved = dict(state)
@@ -66,7 +69,7 @@ def nudged(spec: ModelSpec, state: dict[str, Array], h: Array, t: int, delta: Ar
     return moved
 
 
-def losses(params: dict[str, Array], spec: ModelSpec, h: Array) -> Array:
+def losses(params: dict[str, NumpyArray], spec: ModelSpec, h: NumpyArray) -> NumpyArray:
     """The cross-entropy of each example from its last output."""
     hidden = oracle.relu(oracle.linear(params["head.hidden.weight"], params["head.hidden.bias"], h))
     scores = oracle.linear(params["head.output.weight"], params["head.output.bias"], hidden)

@@ -12,10 +12,11 @@ import pytest
 from fwt import backends
 from fwt.fwcore import model
 from fwt.fwcore.cells.common import LAYER_NORM_EPSILON
+from fwt.fwcore.ops import NumpyArray
 from fwt.fwcore.spec import ModelSpec
 from fwt.fwcore.storage import layouts
 from tests import cases, oracle
-from tests.cases import Array, Engine
+from tests.cases import Engine
 from tests.conftest import need
 from tests.tolerances import assert_close
 
@@ -34,9 +35,9 @@ class Layer:
     """A framework's own recurrent layer, weights and numbers as NumPy."""
 
     layout: str
-    weights: Callable[[], dict[str, Array]]
-    load: Callable[[dict[str, Array]], None]  # strict: no name missing, none too many
-    run: Callable[[Array], Array]
+    weights: Callable[[], dict[str, NumpyArray]]
+    load: Callable[[dict[str, NumpyArray]], None]  # strict: no name missing, none too many
+    run: Callable[[NumpyArray], NumpyArray]
 
 
 def torch_layer(kind: str) -> Layer:
@@ -50,10 +51,10 @@ def torch_layer(kind: str) -> Layer:
         "rnn-relu": lambda: torch.nn.RNN(INPUTS, SIZE, nonlinearity="relu", batch_first=True),
     }[kind]()
 
-    def load(weights: dict[str, Array]) -> None:
+    def load(weights: dict[str, NumpyArray]) -> None:
         made.load_state_dict({n: torch.from_numpy(a) for n, a in weights.items()}, strict=True)
 
-    def run(x: Array) -> Array:
+    def run(x: NumpyArray) -> NumpyArray:
         with torch.no_grad():
             return made(torch.from_numpy(x.astype(np.float32)))[0].numpy()
 
@@ -75,10 +76,10 @@ def mlx_layer(kind: str) -> Layer:
         "rnn-relu": lambda: nn.RNN(INPUTS, SIZE, nonlinearity=nn.relu),
     }[kind]()
 
-    def load(weights: dict[str, Array]) -> None:
+    def load(weights: dict[str, NumpyArray]) -> None:
         made.load_weights([(n, mx.array(a)) for n, a in weights.items()], strict=True)
 
-    def run(x: Array) -> Array:
+    def run(x: NumpyArray) -> NumpyArray:
         found = made(mx.array(x.astype(np.float32)))
         return np.array(found[0] if isinstance(found, tuple) else found)
 
@@ -99,18 +100,18 @@ def spec_of(kind: str) -> ModelSpec:
     return cases.core_only({**KINDS[kind], "size": SIZE}, INPUTS)
 
 
-def ours(spec: ModelSpec, layer: Layer) -> dict[str, Array]:
+def ours(spec: ModelSpec, layer: Layer) -> dict[str, NumpyArray]:
     """Canonical weights from a framework's layer; encoder and head are not in it."""
     native = {f"core.{name}": array for name, array in layer.weights().items()}
     rest = {n: a for n, a in cases.params_of(spec).items() if n.startswith("head.")}
     return layouts.restore(model.parameters(spec), spec.core.kind, {**rest, **native}, layer.layout)
 
 
-def theirs(spec: ModelSpec, params: dict[str, Array], layer: Layer) -> dict[str, Array]:
+def theirs(spec: ModelSpec, params: dict[str, NumpyArray], layer: Layer) -> dict[str, NumpyArray]:
     return theirs_of(spec, params, layer.layout)
 
 
-def theirs_of(spec: ModelSpec, params: dict[str, Array], layout: str) -> dict[str, Array]:
+def theirs_of(spec: ModelSpec, params: dict[str, NumpyArray], layout: str) -> dict[str, NumpyArray]:
     native = layouts.export(model.parameters(spec), spec.core.kind, params, layout)
     return {n.removeprefix("core."): a for n, a in native.items() if n.startswith("core.")}
 
@@ -180,7 +181,7 @@ def test_a_torch_lstm_in_float64_from_a_given_state(exact_engine: Engine) -> Non
 # --- convolutions -------------------------------------------------------------------------
 
 
-def torch_features(weights: dict[str, Array], pictures: Array) -> Array:
+def torch_features(weights: dict[str, NumpyArray], pictures: NumpyArray) -> NumpyArray:
     """(N, 7, 7) -> (N, R)."""
     import torch
 
@@ -193,7 +194,7 @@ def torch_features(weights: dict[str, Array], pictures: Array) -> Array:
         return torch.relu(own["conv2"](torch.nn.MaxPool2d(3, 2)(seen)))[:, :, 0, 0].numpy()
 
 
-def mlx_features(weights: dict[str, Array], pictures: Array) -> Array:
+def mlx_features(weights: dict[str, NumpyArray], pictures: NumpyArray) -> NumpyArray:
     """(N, 7, 7) -> (N, R); MLX has channels last."""
     import mlx.core as mx
     from mlx import nn
@@ -232,7 +233,7 @@ def ops_of(engine: Engine) -> Any:
     return engine.compile(cases.core_only({"kind": "rnn", "size": 2}, 2)).module.ops
 
 
-def our_layer_norm(engine: Engine, *arrays: Array) -> Array:
+def our_layer_norm(engine: Engine, *arrays: NumpyArray) -> NumpyArray:
     ops = ops_of(engine)
     if engine.name != "mlx":
         return np.asarray(ops.layer_norm(*map(ops.constant, arrays), LAYER_NORM_EPSILON))
@@ -243,11 +244,11 @@ def our_layer_norm(engine: Engine, *arrays: Array) -> Array:
         return np.array(ops.layer_norm(*map(ops.constant, arrays), LAYER_NORM_EPSILON))
 
 
-def norm_arrays() -> tuple[Array, Array, Array]:
+def norm_arrays() -> tuple[NumpyArray, NumpyArray, NumpyArray]:
     return cases.noise(1, 4, 3, 7) * 3 + 1, 1 + 0.5 * cases.noise(2, 7), cases.noise(3, 7)
 
 
-def torch_layer_norm(x: Array, gain: Array, bias: Array) -> Array:
+def torch_layer_norm(x: NumpyArray, gain: NumpyArray, bias: NumpyArray) -> NumpyArray:
     import torch
 
     layer = torch.nn.LayerNorm(7)
@@ -256,7 +257,7 @@ def torch_layer_norm(x: Array, gain: Array, bias: Array) -> Array:
         return layer(torch.tensor(x, dtype=torch.float32)).numpy()
 
 
-def mlx_layer_norm(x: Array, gain: Array, bias: Array) -> Array:
+def mlx_layer_norm(x: NumpyArray, gain: NumpyArray, bias: NumpyArray) -> NumpyArray:
     import mlx.core as mx
     from mlx import nn
 

@@ -15,24 +15,23 @@ from hypothesis.extra.numpy import arrays
 
 from fwt import tasks
 from fwt.fwcore.errors import ConfigError, DataError
+from fwt.fwcore.ops import NumpyArray
 from fwt.tasks.base import Control
 from fwt.tasks.datasets import Images
 from fwt.tasks.glimpses import POLICIES, assemble, cut, policy_named
 from fwt.tasks.mnist_glimpse import MnistGlimpse, Spec, load
 from fwt.tasks.sources import SOURCES
 
-Array = np.ndarray[Any, np.dtype[Any]]
-
 CORNERS = [(0, 0), (0, 14), (14, 0), (14, 14)]
 PIXELS = arrays(np.uint8, (2, 28, 28), elements=st.integers(0, 255))
 
 
-def fine(image: Array, top: int, left: int) -> list[float]:
+def fine(image: NumpyArray, top: int, left: int) -> list[float]:
     """Oracle: 49 pixels one by one."""
     return [float(image[top + r, left + c]) / 255 for r in range(7) for c in range(7)]
 
 
-def coarse(image: Array, top: int, left: int) -> list[float]:
+def coarse(image: NumpyArray, top: int, left: int) -> list[float]:
     """Oracle: 49 averages of four pixels one by one."""
     out = []
     for r in range(7):
@@ -43,7 +42,7 @@ def coarse(image: Array, top: int, left: int) -> list[float]:
     return out
 
 
-def expected_sequence(name: str, image: Array) -> list[list[float]]:
+def expected_sequence(name: str, image: NumpyArray) -> list[list[float]]:
     """Oracle: the sequences as their descriptions say, spelled out."""
     within = [(0, 0), (0, 7), (7, 0), (7, 7)]
     if name == "raster":
@@ -65,7 +64,7 @@ def expected_sequence(name: str, image: Array) -> list[list[float]]:
 @pytest.mark.parametrize("name", ["multi-level", "raster", "coarse-to-fine"])
 @settings(max_examples=10, deadline=None)
 @given(pixels=PIXELS)
-def test_values_against_a_loop(name: str, pixels: Array) -> None:
+def test_values_against_a_loop(name: str, pixels: NumpyArray) -> None:
     views = cut(pixels, POLICIES[name])
     assert views.dtype == np.float32
     for image, sequence in zip(pixels, views, strict=True):
@@ -133,7 +132,7 @@ def test_no_images() -> None:
         (np.full((1, 28, 28), np.nan), "min=nan"),
     ],
 )
-def test_cut_refuses_what_is_no_image(pixels: Array, words: str) -> None:
+def test_cut_refuses_what_is_no_image(pixels: NumpyArray, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         cut(pixels, POLICIES["raster"])
 

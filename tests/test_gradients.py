@@ -14,9 +14,10 @@ from fwt.backends.contract import Backend
 from fwt.fwcore import model
 from fwt.fwcore.cells import cells
 from fwt.fwcore.errors import BackendError
+from fwt.fwcore.ops import NumpyArray
 from fwt.fwcore.spec import ModelSpec
 from tests import cases, oracle
-from tests.cases import FAST, PLAIN, PORTS, Array, Engine
+from tests.cases import FAST, PLAIN, PORTS, Engine
 from tests.tolerances import assert_close
 
 SIZE, TIME, BATCH, FEATURES = 3, 4, 2, 2
@@ -67,21 +68,21 @@ def tiny(name: str) -> ModelSpec:
     )
 
 
-def tiny_params(spec: ModelSpec) -> dict[str, Array]:
+def tiny_params(spec: ModelSpec) -> dict[str, NumpyArray]:
     params = cases.params_of(spec, seed=16)
     # no ReLU unit of the encoder or the head is off for all examples
     more = {name: np.abs(params[name]) + 0.3 for name in ("encoder.bias", "head.hidden.bias")}
     return params | more
 
 
-def oracle_loss(spec: ModelSpec, params: Mapping[str, Array]) -> float:
+def oracle_loss(spec: ModelSpec, params: Mapping[str, NumpyArray]) -> float:
     core = cases.oracle_core(spec.core)
     scores = oracle.network(params, INPUTS, encoder="linear", core=core)
     return oracle.cross_entropy(scores, TARGETS)
 
 
 @cache
-def differences(name: str) -> dict[str, Array]:
+def differences(name: str) -> dict[str, NumpyArray]:
     spec = tiny(name)
     params = tiny_params(spec)
     loss = partial(oracle_loss, spec)

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from fwt.backends.torch.graph import WARM_UPS, Body, CudaRecorder, StepGraph
+from fwt.fwcore.ops import NumpyArray
 from fwt.fwcore.training.batches import Dropout
-from tests.cases import Array, noise
+from tests.cases import noise
 from tests.tolerances import assert_close
 
 # exact in float32, so that a learning rate as an array is the same number
@@ -70,7 +71,7 @@ class Model:
         self.adam.step()
         return torch.stack([loss.detach(), gap.detach().sum(), gap.detach().max()])
 
-    def plain(self, rows: Array, lr: float, dropout: Dropout | None) -> Tensor:
+    def plain(self, rows: NumpyArray, lr: float, dropout: Dropout | None) -> Tensor:
         for group in self.adam.param_groups:
             group["lr"] = torch.tensor(lr, device=self.w.device)
         arrays = [rows, *(dropout or (None, None))]
@@ -87,9 +88,9 @@ class Model:
                 "exp_avg_sq": (moment**2).to(weight.device),
             }
 
-    def state(self) -> dict[str, Array]:
+    def state(self) -> dict[str, NumpyArray]:
         """Weights, moments and step counts."""
-        found: dict[str, Array] = {}
+        found: dict[str, NumpyArray] = {}
         for name, weight in (("w", self.w), ("b", self.b)):
             found[name] = weight.detach().cpu().numpy().copy()
             for part, value in self.adam.state.get(weight, {}).items():
@@ -97,7 +98,7 @@ class Model:
         return found
 
 
-def batches(count: int = 4, size: int = 5) -> list[Array]:
+def batches(count: int = 4, size: int = 5) -> list[NumpyArray]:
     random = np.random.default_rng(0)
     return [random.permutation(16)[:size] for _ in range(count)]
 
@@ -106,7 +107,7 @@ def masks(seed: int, size: int = 5) -> Dropout:
     return Dropout(*(noise(seed + n, size, n).astype(np.float32) for n in (4, 3)))
 
 
-def run(step: Callable[..., Tensor], dropout: bool = False) -> Array:
+def run(step: Callable[..., Tensor], dropout: bool = False) -> NumpyArray:
     stats = [
         step(rows, lr, masks(int(rows[0])) if dropout else None)
         for rows, lr in zip(batches(), RATES, strict=True)
@@ -114,7 +115,7 @@ def run(step: Callable[..., Tensor], dropout: bool = False) -> Array:
     return torch.stack(stats).cpu().numpy()
 
 
-def same(want: dict[str, Array], got: dict[str, Array]) -> None:
+def same(want: dict[str, NumpyArray], got: dict[str, NumpyArray]) -> None:
     assert want.keys() == got.keys()
     for name, array in want.items():
         np.testing.assert_array_equal(got[name], array, err_msg=name)

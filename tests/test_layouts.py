@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from fwt.fwcore import model, params
+from fwt.fwcore.ops import NumpyArray
 from fwt.fwcore.params import Param
 from fwt.fwcore.storage import layouts
 from tests import cases
-from tests.cases import Array
 
 ZERO = params.constant(0.0)
 
@@ -36,7 +36,7 @@ TABLE = [
 KIND = "convnet"  # a core for which no framework has a layer of its own
 
 
-def numbered(table: list[Param] = TABLE) -> dict[str, Array]:
+def numbered(table: list[Param] = TABLE) -> dict[str, NumpyArray]:
     """Every entry of every array another number; one bias is -0.0."""
     found = {}
     for place, entry in enumerate(table):
@@ -49,7 +49,7 @@ def numbered(table: list[Param] = TABLE) -> dict[str, Array]:
     return found
 
 
-def bits(arrays: dict[str, Array]) -> dict[str, tuple[bytes, tuple[int, ...], str]]:
+def bits(arrays: dict[str, NumpyArray]) -> dict[str, tuple[bytes, tuple[int, ...], str]]:
     return {n: (a.tobytes(), a.shape, a.dtype.str) for n, a in arrays.items()}
 
 
@@ -101,7 +101,7 @@ def test_the_axes_of_a_file_are_written_as_the_letters_of_its_layout() -> None:
 # --- there and back -----------------------------------------------------------------------
 
 
-def through(table: list[Param], kind: str, arrays: dict[str, Array], *path: str) -> list[dict]:
+def through(table: list[Param], kind: str, arrays: dict[str, NumpyArray], *path: str) -> list[dict]:
     """The arrays in each layout of a path, each from the one before by way of the canonical."""
     found = [layouts.export(table, kind, arrays, path[0])]
     for source, target in pairwise(path):

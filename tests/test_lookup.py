@@ -11,9 +11,10 @@ from fwt import backends
 from fwt.backends.contract import Backend
 from fwt.fwcore import layers, model
 from fwt.fwcore.lookup import LookedUp, dense
+from fwt.fwcore.ops import NumpyArray
 from fwt.fwcore.spec import ModelSpec
 from tests import cases
-from tests.cases import Array, Engine
+from tests.cases import Engine
 from tests.tolerances import assert_close
 
 ROWS = np.array([[3, 0, 3, 6], [1, 1, 5, 2], [0, 6, 4, 3]])
@@ -81,7 +82,7 @@ def test_a_network_is_the_one_of_the_whole_array(
     params, targets = cases.params_of(spec), np.array([2, 0, 1])
     trains = engine.name in backends.TRAINING_ORDER
 
-    def found() -> dict[str, Array]:
+    def found() -> dict[str, NumpyArray]:
         compiled = engine.compile(spec, params)
         gradients = compiled.gradients(ROWS, targets)[1] if trains else {}
         return {"scores": compiled.forward(ROWS), **gradients}

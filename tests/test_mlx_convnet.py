@@ -10,8 +10,8 @@ import pytest
 
 from fwt.fwcore import model
 from fwt.fwcore.cells import convnet as equations
+from fwt.fwcore.ops import NumpyArray
 from tests import cases
-from tests.cases import Array
 from tests.conftest import engine, need
 from tests.not_finite import WRONG
 from tests.tolerances import assert_close
@@ -45,7 +45,7 @@ def layers(side: int, size: int, piece: int, monkeypatch: pytest.MonkeyPatch) ->
     return [call(equations.first_layer), call(convnet._first_layer)]
 
 
-def results(layer: Any, given: list[Array], dtype: str) -> dict[str, Array]:
+def results(layer: Any, given: list[NumpyArray], dtype: str) -> dict[str, NumpyArray]:
     """Outputs, and gradients of a weighted sum of them."""
     import mlx.core as mx
 

@@ -11,8 +11,9 @@ import pytest
 from fwt.fwcore import model
 from fwt.fwcore.errors import ConfigError
 from fwt.fwcore.memory import Plan
+from fwt.fwcore.ops import NumpyArray
 from tests import cases
-from tests.cases import FAST, PORTS, Array
+from tests.cases import FAST, PORTS
 from tests.conftest import need
 from tests.tolerances import assert_close
 
@@ -38,7 +39,7 @@ SOME = [
 pytestmark = pytest.mark.usefixtures("eager")
 
 
-def given_state(batch: int) -> dict[str, Array]:
+def given_state(batch: int) -> dict[str, NumpyArray]:
     """An h that a ReLU can give and a symmetric A."""
     half = 0.1 * cases.noise(5, batch, SIZE, SIZE)
     return {
@@ -51,10 +52,10 @@ def run(
     name: str,
     form: str,
     shape: tuple[int, int, int],
-    given: dict[str, Array] | None = None,
+    given: dict[str, NumpyArray] | None = None,
     first: int = 0,
     **more: Any,
-) -> tuple[dict[str, Array], dict[str, Array]]:
+) -> tuple[dict[str, NumpyArray], dict[str, NumpyArray]]:
     """Outputs and final state of a core, and the gradients of a sum over both of them."""
     backend = need("mlx")
     import mlx.core as mx
@@ -87,7 +88,7 @@ def run(
         return _arrays(values), _arrays(flat)
 
 
-def _arrays(tree: dict[str, Any]) -> dict[str, Array]:
+def _arrays(tree: dict[str, Any]) -> dict[str, NumpyArray]:
     return {name: np.array(array) for name, array in tree.items()}
 
 

@@ -11,11 +11,12 @@ from fwt.backends.contract import Backend
 from fwt.fwcore import model
 from fwt.fwcore.errors import CheckpointError
 from fwt.fwcore.layers import encoder_outputs
+from fwt.fwcore.ops import NumpyArray
 from fwt.fwcore.spec import ModelSpec, TrainSpec
 from fwt.fwcore.training import batches
 from fwt.fwcore.training.batches import Dropout, Split
 from tests import cases, oracle
-from tests.cases import Array, Engine
+from tests.cases import Engine
 from tests.tolerances import assert_close
 
 BATCH, TIME, SYMBOLS, FEATURES, CLASSES = 3, 5, 7, 4, 6
@@ -48,17 +49,17 @@ def network_spec(encoder: str, hidden: int, variant: str) -> ModelSpec:
     )
 
 
-def inputs_of(encoder: str, seed: int = 1, features: int = FEATURES) -> Array:
+def inputs_of(encoder: str, seed: int = 1, features: int = FEATURES) -> NumpyArray:
     if encoder in ("embedding", "one-hot"):
         return np.random.default_rng(seed).integers(SYMBOLS, size=(BATCH, TIME))
     return cases.noise(seed, BATCH, TIME, features)
 
 
-def targets_of(seed: int = 2) -> Array:
+def targets_of(seed: int = 2) -> NumpyArray:
     return np.random.default_rng(seed).integers(CLASSES, size=BATCH)
 
 
-def oracle_logits(spec: ModelSpec, params: dict[str, Array], inputs: Array) -> Array:
+def oracle_logits(spec: ModelSpec, params: dict[str, NumpyArray], inputs: NumpyArray) -> NumpyArray:
     kind = spec.encoder.kind
     given = np.eye(spec.encoder.symbols)[inputs] if kind == "one-hot" else inputs
     encoder = "none" if kind in ("one-hot", "identity") else kind
@@ -138,7 +139,7 @@ def masks_of(spec: ModelSpec, step: int = 3) -> Dropout:
     return found
 
 
-def oracle_dropped(spec: ModelSpec, params: dict[str, Array], masks: Dropout) -> float:
+def oracle_dropped(spec: ModelSpec, params: dict[str, NumpyArray], masks: Dropout) -> float:
     """The loss with one mask for all time steps, and one for the last hidden state."""
     x = oracle.relu(
         oracle.linear(params["encoder.weight"], params["encoder.bias"], inputs_of("linear"))

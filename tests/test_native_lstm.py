@@ -8,9 +8,9 @@ import pytest
 
 from fwt import backends
 from fwt.fwcore import model
+from fwt.fwcore.ops import NumpyArray
 from fwt.fwcore.spec import ModelSpec
 from tests import cases
-from tests.cases import Array
 from tests.conftest import need
 from tests.tolerances import assert_close
 
@@ -27,7 +27,9 @@ def compiled(dtype: str, **core: Any) -> Any:
     return backends.load("torch").compile(spec, cases.params_of(spec), device="cpu", dtype=dtype)
 
 
-def found(on: Any, loop: model.Unroll, x: Array, given: dict[str, Array]) -> dict[str, Array]:
+def found(
+    on: Any, loop: model.Unroll, x: NumpyArray, given: dict[str, NumpyArray]
+) -> dict[str, NumpyArray]:
     """Outputs, final states, and the gradients of both for the input, the start and all weights."""
     import torch
 
@@ -50,7 +52,7 @@ def found(on: Any, loop: model.Unroll, x: Array, given: dict[str, Array]) -> dic
     return {n: v.detach().double().numpy() for n, v in (results | named).items()}
 
 
-def hold(want: dict[str, Array], got: dict[str, Array], dtype: str) -> None:
+def hold(want: dict[str, NumpyArray], got: dict[str, NumpyArray], dtype: str) -> None:
     assert got.keys() == want.keys()
     for name, array in want.items():
         quantity = "gradients" if name.startswith("gradient") else "outputs"

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from fwt.fwcore import model
+from fwt.fwcore.ops import NumpyArray
 from fwt.fwcore.spec import TrainSpec
 from fwt.fwcore.training.batches import Split
 from fwt.fwcore.training.schedule import learning_rate
 from tests import cases
-from tests.cases import Array, Engine
+from tests.cases import Engine
 from tests.cli_tools import python
 from tests.conftest import engine
 from tests.tolerances import assert_close
@@ -40,7 +41,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def rows_of(step: int) -> Array:
+def rows_of(step: int) -> NumpyArray:
     """The examples of `DATA` that are X[step]."""
     return np.arange(step * BATCH, (step + 1) * BATCH)
 
@@ -53,9 +54,9 @@ def rate_of(step: int) -> float:
 class Numbers:
     """Weights, moments and the gradient norm as float64."""
 
-    p: dict[str, Array]
-    m: dict[str, Array]
-    v: dict[str, Array]
+    p: dict[str, NumpyArray]
+    m: dict[str, NumpyArray]
+    v: dict[str, NumpyArray]
     norm: float = 0.0
 
 
@@ -68,7 +69,7 @@ def numbers_of(made: Any) -> Numbers:
     )
 
 
-def adam(train: TrainSpec, at: Numbers, g: dict[str, Array], step: int) -> Numbers:
+def adam(train: TrainSpec, at: Numbers, g: dict[str, NumpyArray], step: int) -> Numbers:
     """Update `step` (from 0), number by number."""
     t, lr = step + 1, rate_of(step)
     norm = math.sqrt(math.fsum(float(e) ** 2 for a in g.values() for e in a.ravel()))

@@ -11,9 +11,10 @@ from fwt.fwcore import model
 from fwt.fwcore.analysis import estimate
 from fwt.fwcore.cells import alstm, convnet
 from fwt.fwcore.errors import ConfigError
+from fwt.fwcore.ops import NumpyArray
 from fwt.fwcore.spec import ModelSpec, TrainSpec
 from tests import cases
-from tests.cases import Array, Engine
+from tests.cases import Engine
 from tests.cli_tools import clean_environment, good, refused
 
 DIGITS = ("--task", "mnist-glimpse", "--dataset", "mnist-subset")
@@ -43,7 +44,7 @@ def miss(spec: ModelSpec, on: Engine, pairs: int) -> float:
     1, whose inverse is the conjugate; values are small, so that nothing is bounded.
     """
     half = spec.core.size // 2
-    params: dict[str, Array] = {n: np.zeros_like(a) for n, a in cases.params_of(spec).items()}
+    params: dict[str, NumpyArray] = {n: np.zeros_like(a) for n, a in cases.params_of(spec).items()}
     params["core.wx"] = np.eye(9 * half)
     angles = np.random.default_rng(3).uniform(0, 2 * np.pi, (2, pairs, half))
     keys, values = np.exp(1j * angles[0]), 0.1 * np.exp(1j * angles[1])

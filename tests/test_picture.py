@@ -22,8 +22,6 @@ from fwt.tasks.picture import PictureWarning, as_images
 from fwt.tasks.sources import SOURCES
 from tests.cli_tools import ROOT, Done, clean_environment, fwt, good, refused
 
-Array = np.ndarray[Any, np.dtype[Any]]
-
 NETWORK = ROOT / "checkpoints" / "mnist-glimpse-fast-weights-r50"
 MNIST, CLOTHES = SOURCES["mnist"], SOURCES["fashion-mnist"]
 PIXELS = images("mnist-subset").test_images[7]  # a 2

@@ -19,6 +19,7 @@ from fwt import backends
 from fwt.backends.contract import Compiled, Population, compile_population
 from fwt.fwcore import model
 from fwt.fwcore.errors import BackendError, ConfigError, DivergedError, Interrupted
+from fwt.fwcore.ops import NumpyArray
 from fwt.fwcore.params import initialise
 from fwt.fwcore.spec import RunSpec
 from fwt.fwcore.storage import checkpoint
@@ -26,7 +27,7 @@ from fwt.fwcore.storage.runs import RunFolder
 from fwt.fwcore.training.batches import Dropout, Split
 from fwt.fwcore.training.loop import Data, Hooks, Outcome, train, train_together
 from fwt.fwcore.training.population import own_rates
-from tests.cases import Array, Engine
+from tests.cases import Engine
 from tests.cli_tools import clean_environment, snapshot
 from tests.conftest import engine
 from tests.tolerances import assert_close
@@ -96,7 +97,7 @@ def _data() -> Data:
     return Data(split(1, 100), split(2, 50), split(3, 50))
 
 
-def weights_of(spec: RunSpec) -> dict[str, Array]:
+def weights_of(spec: RunSpec) -> dict[str, NumpyArray]:
     kind = np.float64 if spec.train.dtype == "float64" else np.float32
     return initialise(model.parameters(spec.model), spec.train.seed, kind)
 
@@ -111,8 +112,8 @@ class Listening:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.made, name)
 
-    def fetch(self, stats: Sequence[Any]) -> Array:
-        found: Array = self.made.fetch(stats)
+    def fetch(self, stats: Sequence[Any]) -> NumpyArray:
+        found: NumpyArray = self.made.fetch(stats)
         self.losses += found[..., 0].tolist()
         return found
 
@@ -137,9 +138,9 @@ def folders_of(root: Path, specs: Sequence[RunSpec]) -> list[RunFolder]:
 class Trained:
     """What a run left: the loss of each update, the weights and moments at its end, its folder."""
 
-    losses: Array
-    weights: dict[str, Array]
-    moments: dict[str, Array]
+    losses: NumpyArray
+    weights: dict[str, NumpyArray]
+    moments: dict[str, NumpyArray]
     folder: Path
     outcome: Outcome
 
@@ -163,7 +164,7 @@ def alone(on: Engine, spec: RunSpec, data: Data, path: Path, memory: str = "auto
     return Trained(np.array(made.losses), *state(path, spec), path, outcome)
 
 
-def state(path: Path, spec: RunSpec) -> tuple[dict[str, Array], dict[str, Array]]:
+def state(path: Path, spec: RunSpec) -> tuple[dict[str, NumpyArray], dict[str, NumpyArray]]:
     """Weights and moments of the last checkpoint."""
     found = checkpoint.read(path / "checkpoints" / f"step-{spec.train.steps:08d}")
     assert found.moments is not None

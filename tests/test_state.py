@@ -9,9 +9,10 @@ import pytest
 
 from fwt.fwcore import memory
 from fwt.fwcore.memory import Rates
+from fwt.fwcore.ops import NumpyArray
 from fwt.fwcore.spec import ModelSpec
 from tests import cases
-from tests.cases import PLAIN, REAL_FORMS, VARIANTS, Array, Engine
+from tests.cases import PLAIN, REAL_FORMS, VARIANTS, Engine
 from tests.tolerances import assert_close
 
 SIZE, INPUTS, TIME = 5, 4, 8
@@ -38,11 +39,11 @@ def spec_of(variant: str) -> ModelSpec:
     return cases.core_only(cases.core_of(variant, SIZE), cases.inputs_of(variant, INPUTS))
 
 
-def noise(seed: int, variant: str, batch: int, time: int) -> Array:
+def noise(seed: int, variant: str, batch: int, time: int) -> NumpyArray:
     return cases.noise(seed, batch, time, cases.inputs_of(variant, INPUTS))
 
 
-def zeros_of(variant: str, batch: int) -> dict[str, Array]:
+def zeros_of(variant: str, batch: int) -> dict[str, NumpyArray]:
     core: Any = spec_of(variant).core
     shapes: dict[str, tuple[int, ...]] = {"h": (batch, core.size)}
     if core.kind == "lstm":
@@ -54,7 +55,9 @@ def zeros_of(variant: str, batch: int) -> dict[str, Array]:
     return {name: np.zeros(shape) for name, shape in shapes.items()}
 
 
-def same_states(label: str, want: dict[str, Array], got: dict[str, Array], dtype: str) -> None:
+def same_states(
+    label: str, want: dict[str, NumpyArray], got: dict[str, NumpyArray], dtype: str
+) -> None:
     assert want.keys() == got.keys(), label
     for name, array in want.items():
         assert_close(f"{label} {name}", array, got[name], "states", dtype, "self")

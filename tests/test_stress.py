@@ -13,6 +13,7 @@ import pytest
 from fwt import backends
 from fwt.backends.contract import Backend
 from fwt.fwcore.errors import BackendError, ConfigError, DivergedError
+from fwt.fwcore.ops import NumpyArray
 from fwt.fwcore.spec import NO_FLOAT16, RunSpec, TrainSpec
 from fwt.fwcore.storage import checkpoint
 from fwt.fwcore.storage.checkpoint import Progress
@@ -21,7 +22,7 @@ from fwt.fwcore.training import loop
 from fwt.fwcore.training.batches import Split
 from fwt.fwcore.training.loop import Data, train_together
 from tests import cases, oracle
-from tests.cases import REAL_FORMS, Array, Engine
+from tests.cases import REAL_FORMS, Engine
 from tests.cli_tools import ROOT, TINY, clean_environment, good, refused, snapshot
 from tests.conftest import engine
 from tests.test_checkpoint import SPEC
@@ -335,7 +336,7 @@ def test_gradients_of_extreme_settings_are_those_of_central_differences(
     spec = cases.core_only({**CORES[name], "size": min(CORES[name]["size"], 3)}, 2)
     params, x = cases.params_of(spec), cases.noise(5, 1, 4, 2)
 
-    def loss(weights: dict[str, Array]) -> float:
+    def loss(weights: dict[str, NumpyArray]) -> float:
         core = cases.oracle_core(spec.core)
         scores = oracle.network(weights, x, encoder="none", core=core, head="plain")
         return oracle.cross_entropy(scores, np.array([1]))
@@ -349,7 +350,9 @@ def test_gradients_of_extreme_settings_are_those_of_central_differences(
             assert_close(label, array, got[key], "gradients", "float64", "oracle", scale)
 
 
-def differences(loss: Callable[[Any], float], params: dict[str, Array], key: str) -> Array:
+def differences(
+    loss: Callable[[Any], float], params: dict[str, NumpyArray], key: str
+) -> NumpyArray:
     found = np.zeros_like(params[key])
     for at in np.ndindex(found.shape):
         sides = []
@@ -375,7 +378,7 @@ def test_a_trained_decay_at_the_ends_of_its_range_is_one_memory_in_every_form(
     x, targets = cases.noise(1, 2, 40, INPUTS), np.array([0, 1])  # with borders in every form
     want, states = cases.oracle_core(spec.core)(params, x)
     trains = engine.name in backends.TRAINING_ORDER
-    slopes: dict[str, Array] = {}
+    slopes: dict[str, NumpyArray] = {}
     for form in (*REAL_FORMS, *(["fused"] if trains else [])):
         made = engine.compile(spec, params, form)
         got, final = made.states(x)

@@ -8,7 +8,6 @@ import importlib
 import importlib.util
 import types
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +16,6 @@ from fwt.fwcore.errors import DataError
 from fwt.tasks import datasets
 from fwt.tasks.datasets import images
 from fwt.tasks.sources import SOURCES
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 TRAIN, TEST = 20, 6  # items in the made-up datasets
 

@@ -9,9 +9,10 @@ import pytest
 
 from fwt.backends.contract import Backend
 from fwt.fwcore.analysis.trace import Trace, effective_rank, spectrum
+from fwt.fwcore.ops import NumpyArray
 from fwt.fwcore.spec import ModelSpec
 from tests import cases
-from tests.cases import Array, Engine
+from tests.cases import Engine
 from tests.tolerances import assert_close
 
 SIZE, BATCH, TIME = 5, 2, 7
@@ -31,7 +32,7 @@ def spec_of(core: dict[str, Any]) -> ModelSpec:
     return ModelSpec.parse({"encoder": encoder, "core": core, "head": {"classes": 3}}, "test")
 
 
-def traced(backend: Backend, spec: ModelSpec) -> tuple[Any, dict[str, Array], Trace]:
+def traced(backend: Backend, spec: ModelSpec) -> tuple[Any, dict[str, NumpyArray], Trace]:
     params = cases.params_of(spec)
     compiled = Engine(backend, "float64").compile(spec, params)
     return compiled, params, compiled.trace(INPUTS)

@@ -22,6 +22,7 @@ from fwt import backends, tasks
 from fwt.backends.contract import Backend
 from fwt.fwcore import model
 from fwt.fwcore.layers import encoder_outputs
+from fwt.fwcore.ops import NumpyArray
 from fwt.fwcore.params import initialise
 from fwt.fwcore.spec import RunSpec
 from fwt.fwcore.storage import checkpoint
@@ -30,7 +31,7 @@ from fwt.fwcore.training.batches import BatchOrder, dropout
 from fwt.fwcore.training.loop import Data, train
 from fwt.fwcore.training.schedule import learning_rate
 from fwt.tasks.base import SPLITS
-from tests.cases import Array, Engine
+from tests.cases import Engine
 from tests.conftest import engine, need
 from tests.tolerances import assert_close
 
@@ -93,8 +94,8 @@ class Listening:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.made, name)
 
-    def fetch(self, stats: Sequence[Any]) -> Array:
-        rows: Array = self.made.fetch(stats)
+    def fetch(self, stats: Sequence[Any]) -> NumpyArray:
+        rows: NumpyArray = self.made.fetch(stats)
         self.losses += rows[:, 0].tolist()
         return rows
 
@@ -137,7 +138,7 @@ def _runs(tmp_path_factory: pytest.TempPathFactory, data: Data) -> Runs:
     return runs
 
 
-def tensors(path: Path, step: int, file: str) -> dict[str, Array]:
+def tensors(path: Path, step: int, file: str) -> dict[str, NumpyArray]:
     return checkpoint.read_tensors(path / "checkpoints" / f"step-{step:08d}" / file)[0]
 
 
@@ -192,7 +193,7 @@ def trains_alike(spec: RunSpec, data: Data, count: int = 30) -> None:
 
 def some_updates(
     on: Engine, data: Data, spec: RunSpec, count: int
-) -> tuple[Array, dict[str, Array]]:
+) -> tuple[NumpyArray, dict[str, NumpyArray]]:
     """The losses and the weights of the first updates."""
     seed, sizes = spec.train.seed, (encoder_outputs(spec.model.encoder), spec.model.core.size)
     order = BatchOrder(seed, len(data.train), spec.train.batch_size)

@@ -24,7 +24,8 @@ from fwt.backends.torch.ops import TorchOps
 from fwt.fwcore import memory
 from fwt.fwcore.cells import fast_weights
 from fwt.fwcore.cells.common import LAYER_NORM_EPSILON
-from tests.cases import PLANS, Array, noise
+from fwt.fwcore.ops import NumpyArray
+from tests.cases import PLANS, noise
 from tests.not_finite import forms_of, hidden, results
 from tests.operators import FAST
 from tests.tolerances import assert_close
@@ -68,7 +69,7 @@ class Case:
     def stores(self) -> list[bool]:
         return [self.spec.store is None or t in self.spec.store for t in range(self.steps)]
 
-    def inputs(self) -> dict[str, Array]:
+    def inputs(self) -> dict[str, NumpyArray]:
         """Random arrays; a small rate where no norm keeps the numbers finite."""
         shape = (self.members, self.batch, self.steps, self.size)
         weights = 2 if self.spec.integrate else 1
@@ -120,7 +121,7 @@ CASES: dict[str, Case] = {
 # --- the kernels --------------------------------------------------------------------------
 
 
-def run(case: Case, dtype: str, device: str) -> dict[str, Array]:
+def run(case: Case, dtype: str, device: str) -> dict[str, NumpyArray]:
     """Both kernels on arrays of a case: what they give, by name, in float64."""
     from fwt.backends.torch.fused import cuda
 
@@ -144,7 +145,7 @@ def run(case: Case, dtype: str, device: str) -> dict[str, Array]:
     }
 
 
-def fresh(case: Case, dtype: str, device: str) -> dict[str, Array]:
+def fresh(case: Case, dtype: str, device: str) -> dict[str, NumpyArray]:
     """The same, with the module's constants put back afterwards."""
     from fwt.backends.torch.fused import cuda
 
@@ -157,7 +158,7 @@ def fresh(case: Case, dtype: str, device: str) -> dict[str, Array]:
 
 
 @pytest.fixture(scope="module")
-def kernels() -> Iterator[Callable[[Case, str], dict[str, Array]]]:
+def kernels() -> Iterator[Callable[[Case, str], dict[str, NumpyArray]]]:
     if torch.cuda.is_available():
         yield lambda case, dtype: fresh(case, dtype, "cuda")
         return
@@ -171,7 +172,7 @@ def kernels() -> Iterator[Callable[[Case, str], dict[str, Array]]]:
 # --- the equations ------------------------------------------------------------------------
 
 
-def _member(case: Case, arrays: dict[str, Array], p: int) -> dict[str, Array]:
+def _member(case: Case, arrays: dict[str, NumpyArray], p: int) -> dict[str, NumpyArray]:
     """One member's states, brackets, borders and gradients, from the cell over torch's autograd."""
     ops = TorchOps(torch.device("cpu"), torch.float64)
     leaf: Callable[[Any], torch.Tensor] = functools.partial(
@@ -217,14 +218,14 @@ def _member(case: Case, arrays: dict[str, Array], p: int) -> dict[str, Array]:
     }
 
 
-def wanted(case: Case) -> dict[str, Array]:
+def wanted(case: Case) -> dict[str, NumpyArray]:
     """What the equations give, by name, one row a member."""
     arrays = case.inputs()
     members = [_member(case, arrays, p) for p in range(case.members)]
     return {name: np.stack([member[name] for member in members]) for name in members[0]}
 
 
-def gradients(case: Case, got: dict[str, Array]) -> dict[str, Array]:
+def gradients(case: Case, got: dict[str, NumpyArray]) -> dict[str, NumpyArray]:
     """The sums over sequences and time steps that are left to the caller of the kernels."""
     before = np.zeros_like(got["out"])
     before[:, :, 1:] = got["out"][:, :, :-1]
@@ -239,7 +240,7 @@ def gradients(case: Case, got: dict[str, Array]) -> dict[str, Array]:
     return {"dz": got["dz"], "dw": np.stack(dw, 1), **summed}
 
 
-def hold(case: Case, got: dict[str, Array], dtype: str) -> None:
+def hold(case: Case, got: dict[str, NumpyArray], dtype: str) -> None:
     want = wanted(case)
     for name in ("out", "pre"):
         assert_close(name, want[name], got[name], "outputs", dtype, "self")
@@ -289,7 +290,7 @@ class Spoiled(Case):
 
     spoiled: tuple[tuple[str, float], ...] = ()
 
-    def inputs(self) -> dict[str, Array]:
+    def inputs(self) -> dict[str, NumpyArray]:
         arrays = super().inputs()
         arrays["grad"] = noise(20, *arrays["z"].shape)  # the factors of `not_finite.results`
         for name, value in self.spoiled:
@@ -304,7 +305,7 @@ class Spoiled(Case):
         return [*first, a["gain"], a["bias"], a["decay"], a["rate"], self.chunk]
 
 
-def by_place(case: Case, got: dict[str, Array]) -> dict[str, torch.Tensor]:
+def by_place(case: Case, got: dict[str, NumpyArray]) -> dict[str, torch.Tensor]:
     """The kernels' results, named as `not_finite.results` does."""
     found = {"output 0": got["out"]}
     places = {0: "dz", 7: "dgain", 8: "dbias", 9: "ddecay", 10: "drate"}

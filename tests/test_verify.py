@@ -14,12 +14,12 @@ from fwt import tasks
 from fwt.backends.contract import Compiled
 from fwt.cli.verify import print_rows
 from fwt.fwcore.analysis import compare
+from fwt.fwcore.ops import NumpyArray
 from fwt.fwcore.storage import checkpoint
 from fwt.fwcore.training.batches import Split
-from tests.cases import Array
 from tests.conftest import need
 
-Weights = dict[str, Array]
+Weights = dict[str, NumpyArray]
 
 # fwt train --task retrieval --backend torch --size 20 --steps 1500 --set model.core.rate=0.5
 # --set model.core.inner_steps=3: for some strings its layer norm divides by a small deviation

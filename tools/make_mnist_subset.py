@@ -12,15 +12,13 @@ import argparse
 import gzip
 import struct
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from fwt.fwcore.ops import NumpyArray
 from fwt.fwcore.rng import Stream
 from fwt.tasks.datasets import BUNDLED, Images, images
 from fwt.tasks.sources import FULL, SOURCES, SUBSET
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 SEED = 0
 TRAIN, VALIDATION, TEST = 400, 100, 100  # images a class
@@ -43,7 +41,7 @@ recognition*, Proceedings of the IEEE 86(11), 1998.
 """
 
 
-def choose(labels: Array, per_class: int, part: str) -> Array:
+def choose(labels: NumpyArray, per_class: int, part: str) -> NumpyArray:
     """Places of `per_class` random examples of every class, ascending, int64.
 
     Args:
@@ -56,7 +54,7 @@ def choose(labels: Array, per_class: int, part: str) -> Array:
     return np.sort(np.concatenate(drawn))
 
 
-def select(full: Images) -> list[Array]:
+def select(full: Images) -> list[NumpyArray]:
     """Training images, training labels, test images, test labels of the subset."""
     border = len(full.train_labels) - full.source.validation
     train = choose(full.train_labels[:border], TRAIN, "train")
@@ -71,13 +69,13 @@ def select(full: Images) -> list[Array]:
     ]
 
 
-def idx_bytes(array: Array) -> bytes:
+def idx_bytes(array: NumpyArray) -> bytes:
     """An array as the bytes of an IDX file of unsigned bytes."""
     header = struct.pack(f">4B{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
     return header + array.astype(np.uint8).tobytes()
 
 
-def write(arrays: list[Array], folder: Path) -> None:
+def write(arrays: list[NumpyArray], folder: Path) -> None:
     """Write the four packed files and their licence; equal arrays give equal files."""
     folder.mkdir(parents=True, exist_ok=True)
     for file, array in zip(SOURCES[SUBSET].files, arrays, strict=True):

@@ -44,18 +44,12 @@ class MlxOps:
     def log(self, x: mx.array) -> mx.array:
         return mx.log(x)
 
-    def mean(self, x: mx.array) -> mx.array:
-        return mx.mean(x)
-
     def logsumexp(self, x: mx.array) -> mx.array:
         """For float64 see `exp`."""
         if self.dtype != mx.float64:
             return mx.logsumexp(x, axis=-1)
         highest = mx.stop_gradient(mx.max(x, axis=-1, keepdims=True))
         return highest[..., 0] + mx.log(mx.sum(self.exp(x - highest), axis=-1))
-
-    def argmax(self, x: mx.array) -> mx.array:
-        return mx.argmax(x, axis=-1)
 
     def layer_norm(self, x: mx.array, gain: mx.array, bias: mx.array, epsilon: float) -> mx.array:
         """`mx.fast.layer_norm` computes in float32 even for float64."""

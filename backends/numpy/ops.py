@@ -37,15 +37,9 @@ class NumpyOps:
     def log(self, x: NumpyArray) -> NumpyArray:
         return np.log(x)
 
-    def mean(self, x: NumpyArray) -> NumpyArray:
-        return np.asarray(np.mean(x))
-
     def logsumexp(self, x: NumpyArray) -> NumpyArray:
         highest = x.max(axis=-1, keepdims=True)
         return np.asarray(highest[..., 0] + np.log(np.exp(x - highest).sum(axis=-1)))
-
-    def argmax(self, x: NumpyArray) -> NumpyArray:
-        return np.asarray(np.argmax(x, axis=-1))
 
     def layer_norm(
         self, x: NumpyArray, gain: NumpyArray, bias: NumpyArray, epsilon: float

@@ -52,14 +52,8 @@ class TorchOps:
     def log(self, x: Tensor) -> Tensor:
         return torch.log(x)
 
-    def mean(self, x: Tensor) -> Tensor:
-        return x.mean()
-
     def logsumexp(self, x: Tensor) -> Tensor:
         return torch.logsumexp(x, -1)
-
-    def argmax(self, x: Tensor) -> Tensor:
-        return torch.argmax(x, -1)
 
     def layer_norm(self, x: Tensor, gain: Tensor, bias: Tensor, epsilon: float) -> Tensor:
         return functional.layer_norm(x, gain.shape, gain, bias, epsilon)

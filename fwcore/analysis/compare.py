@@ -9,11 +9,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from fwt.fwcore.ops import NumpyArray
 from fwt.fwcore.rng import Stream
 from fwt.fwcore.training.batches import Split
 from fwt.fwcore.training.loop import EVALUATION_BATCH
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 # Largest differences between two backends in float32 (NumPy in float64): of logits, as a part of
 # the largest logit; of a gradient, as a part of the largest entry of that parameter's gradient.
@@ -31,15 +30,17 @@ ROUNDING_DRAWS = 8
 class Scorer(Protocol):
     """A network that gives class scores."""
 
-    def forward(self, inputs: Array) -> Array: ...
+    def forward(self, inputs: NumpyArray) -> NumpyArray: ...
 
 
 class Comparable(Scorer, Protocol):
     """What is asked of a compiled model."""
 
-    def gradients(self, inputs: Array, targets: Array) -> tuple[float, dict[str, Array]]: ...
+    def gradients(
+        self, inputs: NumpyArray, targets: NumpyArray
+    ) -> tuple[float, dict[str, NumpyArray]]: ...
 
-    def load_parameters(self, params: Mapping[str, Array]) -> None: ...
+    def load_parameters(self, params: Mapping[str, NumpyArray]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -56,18 +57,18 @@ class Conditioning:
         differentiable: the network in float64 on a backend with autodiff, for gradients.
     """
 
-    params: Mapping[str, Array]
+    params: Mapping[str, NumpyArray]
     dtype: str
     forward: Comparable
     differentiable: Comparable
 
-    def logits(self, inputs: Array) -> Array:
+    def logits(self, inputs: NumpyArray) -> NumpyArray:
         """The farthest that any logit of an example moves: (B, ...) -> (B,), in float64."""
         exact, *rounded = (m.forward(inputs) for m in self._rounded(self.forward))
         moves = [np.abs(scores - exact).max(1) for scores in rounded]
         return np.asarray(np.max(moves, axis=0))
 
-    def gradients(self, inputs: Array, targets: Array) -> float:
+    def gradients(self, inputs: NumpyArray, targets: NumpyArray) -> float:
         """The most that the gradients of a batch differ, as `gradient_difference` measures it."""
         exact, *rounded = (
             m.gradients(inputs, targets)[1] for m in self._rounded(self.differentiable)
@@ -89,14 +90,14 @@ class Conditioning:
             yield network
 
 
-def softmax(scores: Array) -> Array:
+def softmax(scores: NumpyArray) -> NumpyArray:
     """Probabilities of the classes in float64: (..., classes) -> (..., classes)."""
     shifted = scores.astype(np.float64) - scores.max(-1, keepdims=True)
-    parts: Array = np.exp(shifted)
+    parts: NumpyArray = np.exp(shifted)
     return np.asarray(parts / parts.sum(-1, keepdims=True))
 
 
-def logits_of(model: Scorer, split: Split) -> Array:
+def logits_of(model: Scorer, split: Split) -> NumpyArray:
     """Class scores of a whole split, (N, classes)."""
     parts = [
         model.forward(split.inputs[first : first + EVALUATION_BATCH])
@@ -105,7 +106,7 @@ def logits_of(model: Scorer, split: Split) -> Array:
     return np.concatenate(parts).astype(np.float64)
 
 
-def gradient_difference(one: Mapping[str, Array], other: Mapping[str, Array]) -> float:
+def gradient_difference(one: Mapping[str, NumpyArray], other: Mapping[str, NumpyArray]) -> float:
     """The largest difference of any parameter's gradient, relative to its largest entry."""
     found = [0.0]
     for name, array in one.items():
@@ -175,7 +176,9 @@ def compare(
     return rows
 
 
-def _bounds(gaps: Array, tolerance: float, inputs: Array, conditioning: Conditioning) -> Array:
+def _bounds(
+    gaps: NumpyArray, tolerance: float, inputs: NumpyArray, conditioning: Conditioning
+) -> NumpyArray:
     """How far each example's logits may be apart, (N,), the examples farthest apart first."""
     bounds = np.full(len(gaps), tolerance)
     beyond = np.flatnonzero(~(gaps <= tolerance))

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
+from fwt.fwcore.ops import NumpyArray
 from fwt.fwcore.params import Param
 from fwt.fwcore.storage.dtypes import narrow, widen
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 # parts that wrappers of a torch model put into its names: parallel, averaged, compiled, sharded
 WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
@@ -20,8 +18,8 @@ BIASES = ("bias", "bias_n", "bias_ih_l0", "bias_hh_l0", "b", "bhn")  # ends of n
 
 
 def adapt(
-    table: Sequence[Param], given: Mapping[str, Array]
-) -> tuple[dict[str, Array], tuple[str, ...]]:
+    table: Sequence[Param], given: Mapping[str, NumpyArray]
+) -> tuple[dict[str, NumpyArray], tuple[str, ...]]:
     """Arrays by the names of a layout, those of 16 bits as float32.
 
     Args:
@@ -50,7 +48,7 @@ def adapt(
     return found, tuple(notes)
 
 
-def _plain_names(wanted: set[str], given: Mapping[str, Array]) -> dict[str, str]:
+def _plain_names(wanted: set[str], given: Mapping[str, NumpyArray]) -> dict[str, str]:
     """Each name of a file, and the one it stands for.
 
     A torch.nn cell has the weights of a layer. A name whose place is taken already stays.
@@ -68,7 +66,9 @@ def _plain_names(wanted: set[str], given: Mapping[str, Array]) -> dict[str, str]
     return result
 
 
-def missing_biases(table: Sequence[Param], given: Mapping[str, Array]) -> dict[str, Array]:
+def missing_biases(
+    table: Sequence[Param], given: Mapping[str, NumpyArray]
+) -> dict[str, NumpyArray]:
     """Zeros for each bias of a table that a file has not, by name.
 
     A layer made with `bias=False` has none, and computes the same with zeros.

@@ -28,6 +28,7 @@ import safetensors.numpy
 from fwt.fwcore import model, params
 from fwt.fwcore.errors import CheckpointError, ConfigError, FileError
 from fwt.fwcore.frozen import Frozen
+from fwt.fwcore.ops import NumpyArray
 from fwt.fwcore.params import Param
 from fwt.fwcore.paths import quote
 from fwt.fwcore.spec import FORMAT_VERSION, Count, NonNegative, RunSpec
@@ -42,8 +43,6 @@ from fwt.fwcore.storage.durable import (
 )
 from fwt.fwcore.storage.tensors import DIGEST, digest, ordered
 from fwt.fwcore.storage.tensors import read_tensors as read_tensors
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 MODEL_FILE, OPTIMIZER_FILE, STATE_FILE = "model.safetensors", "optimizer.safetensors", "state.json"
 MOMENTS = ("m.", "v.")  # what the names in the optimizer's file begin with
@@ -107,8 +106,8 @@ class Checkpoint:
     """
 
     spec: RunSpec
-    params: dict[str, Array]
-    moments: dict[str, Array] | None
+    params: dict[str, NumpyArray]
+    moments: dict[str, NumpyArray] | None
     progress: Progress
     path: Path
     notes: tuple[str, ...] = ()
@@ -120,7 +119,7 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_tensors(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> str:
+def write_tensors(path: Path, arrays: Mapping[str, NumpyArray], metadata: Mapping[str, str]) -> str:
     """Write arrays to a safetensors file, read them back, and return the file's SHA-256.
 
     Arrays are made contiguous first: safetensors writes strided ones wrongly. The digest of arrays
@@ -202,8 +201,8 @@ def check_version(found: Any, path: Path) -> None:
 def write(
     folder: Path,
     spec: RunSpec,
-    weights: Mapping[str, Array],
-    moments: Mapping[str, Array] | None,
+    weights: Mapping[str, NumpyArray],
+    moments: Mapping[str, NumpyArray] | None,
     progress: Progress,
     layout: str = "fwt",
 ) -> None:
@@ -232,8 +231,8 @@ def write(
 def _fill(
     folder: Path,
     spec: RunSpec,
-    weights: Mapping[str, Array],
-    moments: Mapping[str, Array] | None,
+    weights: Mapping[str, NumpyArray],
+    moments: Mapping[str, NumpyArray] | None,
     progress: Progress,
     layout: str,
 ) -> None:
@@ -357,7 +356,9 @@ def read_state(folder: Path) -> State:
     return state
 
 
-def read_checked(folder: Path, name: str, state: State) -> tuple[dict[str, Array], dict[str, str]]:
+def read_checked(
+    folder: Path, name: str, state: State
+) -> tuple[dict[str, NumpyArray], dict[str, str]]:
     """A tensor file of a checkpoint folder whose hash is the one in `state.json`."""
     arrays, metadata = read_tensors(folder / name)
     expected, got = state.sha256.get(name), sha256(folder / name)

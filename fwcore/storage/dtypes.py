@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-Array = np.ndarray[Any, np.dtype[Any]]
+from fwt.fwcore.ops import NumpyArray
 
 BFLOAT16 = np.dtype("V2")  # as JAX and MLX write it to .npz: two bytes that NumPy has no name for
 
 
-def unread(name: str, shape: tuple[int, ...]) -> Array:
+def unread(name: str, shape: tuple[int, ...]) -> NumpyArray:
     """An array that stands for one of a type that cannot be read: its shape, and the type's name.
 
     It takes no memory; `type_name` gives the name back.
@@ -33,7 +33,7 @@ def type_name(kind: np.dtype[Any]) -> str:
     return narrow(kind) or str(kind)
 
 
-def widen(array: Array) -> Array:
+def widen(array: NumpyArray) -> NumpyArray:
     """float32 of a bfloat16 or float16 array, exactly; others in this machine's byte order."""
     if array.dtype == BFLOAT16:  # the upper half of a float32
         return np.asarray(array.view("<u2").astype(np.uint32) << 16).view(np.float32)

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-Array = np.ndarray[Any, np.dtype[Any]]
+from fwt.fwcore.ops import NumpyArray
 
 MOST_TEXT = 64 * 2**20  # bytes of a settings or state file
 MOST_LINES = 2**30  # bytes of a file of metrics
@@ -133,7 +133,7 @@ def from_toml(source: str) -> dict[str, Any]:
     return found
 
 
-def from_npy(data: bytes) -> Array:
+def from_npy(data: bytes) -> NumpyArray:
     """The array of an `.npy` file of plain numbers; it shares the memory of `data`.
 
     Nothing is allocated for what a header says that the bytes after it are not.

@@ -9,12 +9,10 @@ import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from fwt.fwcore import model, params
 from fwt.fwcore.errors import CheckpointError, ConfigError, nearest
+from fwt.fwcore.ops import NumpyArray
 from fwt.fwcore.params import Param
 from fwt.fwcore.spec import RunSpec
 from fwt.fwcore.storage import checkpoint, files, layouts
@@ -29,13 +27,11 @@ from fwt.fwcore.storage.checkpoint import (
 )
 from fwt.fwcore.storage.runs import find_checkpoint
 
-Array = np.ndarray[Any, np.dtype[Any]]
-
 PT_SUFFIXES = (".pt", ".pth")
 UNPACKED = 2**24, 16  # bytes, and times its own size, that a .npz file may unpack to
 
 
-Reader = Callable[[Path], dict[str, Array]]
+Reader = Callable[[Path], dict[str, NumpyArray]]
 
 
 def load(
@@ -100,8 +96,8 @@ def load(
 
 
 def _adapted(
-    table: Sequence[Param], given: Mapping[str, Array], zero_biases: bool, path: Path
-) -> tuple[dict[str, Array], tuple[str, ...]]:
+    table: Sequence[Param], given: Mapping[str, NumpyArray], zero_biases: bool, path: Path
+) -> tuple[dict[str, NumpyArray], tuple[str, ...]]:
     """What another program wrote as arrays that fit a layout's table, and what was changed."""
     arrays, notes = adapt(table, given)
     zeros = missing_biases(table, arrays)
@@ -114,7 +110,7 @@ def _adapted(
     return arrays, notes
 
 
-def _moments(folder: Path, state: State, layout: str) -> dict[str, Array] | None:
+def _moments(folder: Path, state: State, layout: str) -> dict[str, NumpyArray] | None:
     """Adam's moments in canonical names; None where there are none."""
     if OPTIMIZER_FILE not in state.sha256:
         return None
@@ -123,7 +119,7 @@ def _moments(folder: Path, state: State, layout: str) -> dict[str, Array] | None
     table, kind = model.parameters(spec.model), spec.model.core.kind
     native = layouts.table_in(table, kind, layout)
     _refuse(params.mismatches(checkpoint.moments_table(native), arrays), path)
-    result: dict[str, Array] = {}
+    result: dict[str, NumpyArray] = {}
     for moment in MOMENTS:
         part = {param.name: arrays[f"{moment}{param.name}"] for param in native}
         found = layouts.restore(table, kind, part, layout, moments=True)
@@ -175,7 +171,7 @@ def _spec(given: Path | RunSpec | None, metadata: dict[str, str], path: Path) ->
         raise CheckpointError(f"{given}: cannot be read: {error}") from error
 
 
-def _read(path: Path, read_pt: Reader | None) -> tuple[dict[str, Array], dict[str, str]]:
+def _read(path: Path, read_pt: Reader | None) -> tuple[dict[str, NumpyArray], dict[str, str]]:
     """Arrays and metadata of a `.safetensors`, `.npz` or `.pt` file, chosen by the file's name."""
     if not path.is_file():
         raise CheckpointError(
@@ -191,7 +187,7 @@ def _read(path: Path, read_pt: Reader | None) -> tuple[dict[str, Array], dict[st
     return checkpoint.read_tensors(path)
 
 
-def _read_npz(path: Path) -> dict[str, Array]:
+def _read_npz(path: Path) -> dict[str, NumpyArray]:
     """The arrays of an `.npz` file; pickled ones are refused.
 
     Raises:

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
+from fwt.fwcore.ops import NumpyArray
 from fwt.fwcore.params import Param
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 LAYOUTS = ("fwt", "torch", "mlx")
 
@@ -58,7 +56,7 @@ def _places(order: str, wanted: str) -> tuple[int, ...]:
     return tuple(order.index(axis) for axis in wanted)
 
 
-def _permuted(array: Array, order: str, wanted: str) -> Array:
+def _permuted(array: NumpyArray, order: str, wanted: str) -> NumpyArray:
     """`array`, whose axes are the letters of `order`, with its axes in the order `wanted`."""
     if order == wanted:
         return array
@@ -77,12 +75,12 @@ def turned(table: Sequence[Param], layout: str) -> dict[str, tuple[int, ...]]:
     }
 
 
-def permute_out(param: Param, array: Array, layout: str) -> Array:
+def permute_out(param: Param, array: NumpyArray, layout: str) -> NumpyArray:
     """A canonical array with its axes as a layout keeps them."""
     return _permuted(array, param.axes, axes_in(param, layout))
 
 
-def permute_in(param: Param, array: Array, layout: str) -> Array:
+def permute_in(param: Param, array: NumpyArray, layout: str) -> NumpyArray:
     """A layout's array with its axes in canonical order."""
     return _permuted(array, axes_in(param, layout), param.axes)
 
@@ -107,10 +105,10 @@ def table_in(table: Sequence[Param], kind: str, layout: str) -> list[Param]:
 def export(
     table: Sequence[Param],
     kind: str,
-    arrays: Mapping[str, Array],
+    arrays: Mapping[str, NumpyArray],
     layout: str,
     moments: bool = False,
-) -> dict[str, Array]:
+) -> dict[str, NumpyArray]:
     """Canonical arrays as a layout names and orders them.
 
     Args:
@@ -133,10 +131,10 @@ def export(
 def restore(
     table: Sequence[Param],
     kind: str,
-    arrays: Mapping[str, Array],
+    arrays: Mapping[str, NumpyArray],
     layout: str,
     moments: bool = False,
-) -> dict[str, Array]:
+) -> dict[str, NumpyArray]:
     """The inverse of `export`, of arrays that fit `table_in`: canonical names and orders."""
     names = _names(table, kind, layout)
     found = dict(arrays)
@@ -154,7 +152,7 @@ def _names(table: Sequence[Param], kind: str, layout: str) -> dict[str, str]:
     return {} if normalised else NATIVE_NAMES[layout].get(kind, {})
 
 
-def _split_bias(arrays: dict[str, Array], moments: bool) -> None:
+def _split_bias(arrays: dict[str, NumpyArray], moments: bool) -> None:
     """One bias into the two of torch.nn: all in the first, zeros (and `bias_n`) in the second.
 
     Both have the same gradient, so a moment stands in both.
@@ -167,7 +165,7 @@ def _split_bias(arrays: dict[str, Array], moments: bool) -> None:
     arrays.update(zip(TORCH_BIASES, (bias, other), strict=True))
 
 
-def _join_bias(arrays: dict[str, Array], keeps_last: bool, moments: bool) -> None:
+def _join_bias(arrays: dict[str, NumpyArray], keeps_last: bool, moments: bool) -> None:
     """The two biases of torch.nn into one: their sum, or a moment that both have.
 
     A zero second bias leaves the first bit for bit.

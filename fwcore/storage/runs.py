@@ -15,18 +15,16 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, Self
 
 import filelock
-import numpy as np
 import pydantic
 
 from fwt.fwcore.errors import CheckpointError, ConfigError, DivergedError, FileError
 from fwt.fwcore.frozen import Frozen, Items
+from fwt.fwcore.ops import NumpyArray
 from fwt.fwcore.params import not_finite
 from fwt.fwcore.paths import quote
 from fwt.fwcore.spec import Count, NonNegative, RunSpec
 from fwt.fwcore.storage import checkpoint, durable, files, locks
 from fwt.fwcore.storage.checkpoint import Checkpoint, Progress
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 STEP_NAME = re.compile(r"step-[0-9]{8}")
 MOST_POINTER = 4096  # bytes
@@ -75,13 +73,13 @@ class Line(Frozen):
 class Weighted(Protocol):
     """What a run folder asks of a model."""
 
-    def parameters(self) -> dict[str, Array]: ...
+    def parameters(self) -> dict[str, NumpyArray]: ...
 
-    def load_parameters(self, params: Mapping[str, Array]) -> None: ...
+    def load_parameters(self, params: Mapping[str, NumpyArray]) -> None: ...
 
-    def optimizer_state(self) -> dict[str, Array]: ...
+    def optimizer_state(self) -> dict[str, NumpyArray]: ...
 
-    def load_optimizer_state(self, moments: Mapping[str, Array], step: int) -> None: ...
+    def load_optimizer_state(self, moments: Mapping[str, NumpyArray], step: int) -> None: ...
 
 
 def default_path(root: Path, spec: RunSpec, name: str, backend: str) -> Path:

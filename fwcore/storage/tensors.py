@@ -13,10 +13,9 @@ import numpy as np
 import safetensors
 
 from fwt.fwcore.errors import CheckpointError
+from fwt.fwcore.ops import NumpyArray
 from fwt.fwcore.storage import files
 from fwt.fwcore.storage.dtypes import BFLOAT16, unread
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 # what the library can hand to NumPy, by safetensors' names of types
 NUMPY_TYPES = {
@@ -28,7 +27,7 @@ LABELS = {
 }  # fmt: skip
 
 
-def digest(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> str:
+def digest(arrays: Mapping[str, NumpyArray], metadata: Mapping[str, str]) -> str:
     """SHA-256 of arrays and metadata, whatever the order of their names."""
     found = hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode())
     for name in sorted(arrays):
@@ -52,7 +51,7 @@ def ordered(content: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + content[end:]
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
+def read_tensors(path: Path) -> tuple[dict[str, NumpyArray], dict[str, str]]:
     """Arrays and metadata of a safetensors file, held against the digest in it if it has one.
 
     bfloat16 comes as `fwt.fwcore.storage.dtypes.BFLOAT16`, a type unknown to NumPy as its `unread`.
@@ -103,7 +102,7 @@ def _header(path: Path) -> tuple[int, dict[str, Any]]:
     return 8 + length, header
 
 
-def _other_tensor(path: Path, start: int, entry: Mapping[str, Any]) -> Array:
+def _other_tensor(path: Path, start: int, entry: Mapping[str, Any]) -> NumpyArray:
     """An array of a type that NumPy lacks, by its bits if it is bfloat16."""
     kind, shape = entry["dtype"], tuple(entry["shape"])
     if kind != "BF16":

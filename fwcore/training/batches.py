@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from fwt.fwcore.errors import ConfigError
+from fwt.fwcore.ops import NumpyArray
 from fwt.fwcore.rng import Stream
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True)
@@ -22,8 +21,8 @@ class Split:
         targets: (N,) int64 class numbers.
     """
 
-    inputs: Array
-    targets: Array
+    inputs: NumpyArray
+    targets: NumpyArray
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -37,8 +36,8 @@ class Dropout(NamedTuple):
         hidden: for the last hidden state, (B, R), or None.
     """
 
-    inputs: Array | None
-    hidden: Array | None
+    inputs: NumpyArray | None
+    hidden: NumpyArray | None
 
 
 @dataclass
@@ -67,14 +66,14 @@ class BatchOrder:
                 f"got batch_size={self.batch}; take a smaller one"
             )
         self._epoch = -1
-        self._order: Array = np.empty(0, dtype=np.int64)
+        self._order: NumpyArray = np.empty(0, dtype=np.int64)
 
     @property
     def per_epoch(self) -> int:
         """Updates in an epoch."""
         return self.examples // self.batch
 
-    def rows(self, step: int) -> Array:
+    def rows(self, step: int) -> NumpyArray:
         """The examples of update `step` (from 0), int64 (B,)."""
         epoch, place = divmod(step, self.per_epoch)
         if epoch != self._epoch:
@@ -85,7 +84,7 @@ class BatchOrder:
 
 def dropout_mask(
     seed: int, where: str, step: int, fraction: float, shape: tuple[int, int]
-) -> Array | None:
+) -> NumpyArray | None:
     """One mask of `Dropout` for update `step`; None where nothing is dropped."""
     if fraction == 0:
         return None

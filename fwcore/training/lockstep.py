@@ -7,22 +7,21 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from fwt.fwcore.ops import NumpyArray
 from fwt.fwcore.spec import TrainSpec
 from fwt.fwcore.storage.runs import Weighted
 from fwt.fwcore.training.batches import Dropout, Split
 from fwt.fwcore.training.ranks import SINGLE, Ranks
 
-Array = np.ndarray[Any, np.dtype[Any]]
-
 
 class Trainable(Protocol):
     """What the loop asks of a model; `fwt.backends.contract.Compiled` adds the rest."""
 
-    def parameters(self) -> dict[str, Array]:
+    def parameters(self) -> dict[str, NumpyArray]:
         """All weights by canonical name, canonical axes, in float32 or float64."""
         ...
 
-    def load_parameters(self, params: Mapping[str, Array]) -> None:
+    def load_parameters(self, params: Mapping[str, NumpyArray]) -> None:
         """Replace all weights.
 
         Raises:
@@ -37,7 +36,7 @@ class Trainable(Protocol):
         """
         ...
 
-    def train_step(self, rows: Array, lr: float, dropout: Dropout | None) -> Any:
+    def train_step(self, rows: NumpyArray, lr: float, dropout: Dropout | None) -> Any:
         """One update.
 
         Args:
@@ -51,19 +50,19 @@ class Trainable(Protocol):
         """
         ...
 
-    def fetch(self, stats: Sequence[Any]) -> Array:
+    def fetch(self, stats: Sequence[Any]) -> NumpyArray:
         """What `train_step` returned, n of them, as float64 (n, 3)."""
         ...
 
-    def evaluate(self, inputs: Array, targets: Array) -> tuple[float, int]:
+    def evaluate(self, inputs: NumpyArray, targets: NumpyArray) -> tuple[float, int]:
         """Sum of the losses (nats) and number of wrong answers of a batch."""
         ...
 
-    def optimizer_state(self) -> dict[str, Array]:
+    def optimizer_state(self) -> dict[str, NumpyArray]:
         """Adam's moments as `m.<name>` and `v.<name>`, canonical axes."""
         ...
 
-    def load_optimizer_state(self, moments: Mapping[str, Array], step: int) -> None:
+    def load_optimizer_state(self, moments: Mapping[str, NumpyArray], step: int) -> None:
         """Replace the moments; `step` updates were made so far."""
         ...
 
@@ -80,7 +79,7 @@ class Lockstep(Protocol):
         """The P specs differ in seed and learning rate alone."""
         ...
 
-    def train_step(self, rows: Array, lrs: Array, dropout: Dropout | None) -> Any:
+    def train_step(self, rows: NumpyArray, lrs: NumpyArray, dropout: Dropout | None) -> Any:
         """One update of every model.
 
         Args:
@@ -93,11 +92,11 @@ class Lockstep(Protocol):
         """
         ...
 
-    def fetch(self, stats: Sequence[Any]) -> Array:
+    def fetch(self, stats: Sequence[Any]) -> NumpyArray:
         """What `train_step` returned, n of them, as float64 (n, P, 3)."""
         ...
 
-    def evaluate(self, inputs: Array, targets: Array) -> Array:
+    def evaluate(self, inputs: NumpyArray, targets: NumpyArray) -> NumpyArray:
         """Sum of the losses (nats) and number of wrong answers of each model, float64 (P, 2)."""
         ...
 
@@ -112,12 +111,12 @@ class Alone:
     def begin_training(self, trains: Sequence[TrainSpec], data: Split) -> None:
         self.model.begin_training(trains[0], data)
 
-    def train_step(self, rows: Array, lrs: Array, dropout: Dropout | None) -> Any:
+    def train_step(self, rows: NumpyArray, lrs: NumpyArray, dropout: Dropout | None) -> Any:
         masks = dropout and Dropout(*(None if mask is None else mask[0] for mask in dropout))
         return self.model.train_step(rows[0], float(lrs[0]), masks)
 
-    def fetch(self, stats: Sequence[Any]) -> Array:
+    def fetch(self, stats: Sequence[Any]) -> NumpyArray:
         return self.model.fetch(stats)[:, None]
 
-    def evaluate(self, inputs: Array, targets: Array) -> Array:
+    def evaluate(self, inputs: NumpyArray, targets: NumpyArray) -> NumpyArray:
         return np.array([self.model.evaluate(inputs, targets)])

@@ -17,6 +17,7 @@ import numpy as np
 from fwt.fwcore import layers, params
 from fwt.fwcore.errors import CheckpointError, ConfigError, DivergedError, Interrupted
 from fwt.fwcore.inputs import OWN
+from fwt.fwcore.ops import NumpyArray
 from fwt.fwcore.params import Param
 from fwt.fwcore.paths import quote
 from fwt.fwcore.spec import RunSpec
@@ -28,15 +29,15 @@ from fwt.fwcore.training.lockstep import Alone, Lockstep, Trainable
 from fwt.fwcore.training.ranks import SINGLE, Ranks, Spread, check_together, everyones, folder_on
 from fwt.fwcore.training.schedule import learning_rate
 
-Array = np.ndarray[Any, np.dtype[Any]]
-
 Outcome = dict[str, Any] | DivergedError | None  # result; how it failed; stopped before its end
 T = TypeVar("T")
 
 EVALUATION_BATCH = 1000  # examples at once; bounds memory, does not change the result
 
 
-def check_fit(table: Sequence[Param], arrays: Mapping[str, Array], where: str) -> dict[str, Array]:
+def check_fit(
+    table: Sequence[Param], arrays: Mapping[str, NumpyArray], where: str
+) -> dict[str, NumpyArray]:
     """Arrays that are exactly those of a parameter table, contiguous.
 
     Raises:
@@ -49,8 +50,8 @@ def check_fit(table: Sequence[Param], arrays: Mapping[str, Array], where: str) -
 
 
 def as_parameters(
-    table: Sequence[Param], arrays: Mapping[str, Array], dtype: str
-) -> dict[str, Array]:
+    table: Sequence[Param], arrays: Mapping[str, NumpyArray], dtype: str
+) -> dict[str, NumpyArray]:
     """Arrays that fit a table, in the type in which weights are kept for a number type.
 
     Raises:
@@ -129,12 +130,12 @@ class Batch(NamedTuple):
         dropout: masks, or None.
     """
 
-    rows: Array
+    rows: NumpyArray
     lr: float
     dropout: Dropout | None
 
 
-def _stacked(given: Sequence[Batch]) -> tuple[Array, Array, Dropout | None]:
+def _stacked(given: Sequence[Batch]) -> tuple[NumpyArray, NumpyArray, Dropout | None]:
     """The batches of P runs as arguments of `Lockstep.train_step`."""
     rows, lrs = np.stack([batch.rows for batch in given]), np.array([batch.lr for batch in given])
     masks = [batch.dropout for batch in given if batch.dropout is not None]
@@ -172,7 +173,7 @@ class _Run:
         train = self.spec.train
         return learning_rate(train, step, train.total_steps(self.examples, step))
 
-    def record(self, rows: Array, seconds: float) -> None:
+    def record(self, rows: NumpyArray, seconds: float) -> None:
         """Take the statistics (n, 3) of the last n updates, and the time they took.
 
         Raises:

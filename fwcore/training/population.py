@@ -11,10 +11,9 @@ import numpy as np
 
 from fwt.fwcore.cells import fast_weights
 from fwt.fwcore.errors import ConfigError
+from fwt.fwcore.ops import NumpyArray
 from fwt.fwcore.params import Param
 from fwt.fwcore.spec import ModelSpec
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 OWN = ("decay", "rate")  # fields of the fast-weights cell in which members may differ
 
@@ -22,14 +21,14 @@ OWN = ("decay", "rate")  # fields of the fast-weights cell in which members may 
 class Holder(Protocol):
     """A population that gives and takes its members' weights by number."""
 
-    def parameters(self, member: int) -> dict[str, Array]: ...
+    def parameters(self, member: int) -> dict[str, NumpyArray]: ...
 
-    def load_parameters(self, member: int, params: Mapping[str, Array]) -> None: ...
+    def load_parameters(self, member: int, params: Mapping[str, NumpyArray]) -> None: ...
 
-    def optimizer_state(self, member: int) -> dict[str, Array]: ...
+    def optimizer_state(self, member: int) -> dict[str, NumpyArray]: ...
 
     def load_optimizer_state(
-        self, member: int, moments: Mapping[str, Array], step: int
+        self, member: int, moments: Mapping[str, NumpyArray], step: int
     ) -> None: ...
 
 
@@ -40,20 +39,20 @@ class Member:
     population: Holder
     number: int
 
-    def parameters(self) -> dict[str, Array]:
+    def parameters(self) -> dict[str, NumpyArray]:
         return self.population.parameters(self.number)
 
-    def load_parameters(self, params: Mapping[str, Array]) -> None:
+    def load_parameters(self, params: Mapping[str, NumpyArray]) -> None:
         self.population.load_parameters(self.number, params)
 
-    def optimizer_state(self) -> dict[str, Array]:
+    def optimizer_state(self) -> dict[str, NumpyArray]:
         return self.population.optimizer_state(self.number)
 
-    def load_optimizer_state(self, moments: Mapping[str, Array], step: int) -> None:
+    def load_optimizer_state(self, moments: Mapping[str, NumpyArray], step: int) -> None:
         self.population.load_optimizer_state(self.number, moments, step)
 
 
-def own_rates(specs: Sequence[ModelSpec], dtype: str) -> dict[str, Array]:
+def own_rates(specs: Sequence[ModelSpec], dtype: str) -> dict[str, NumpyArray]:
     """What `fast_weights.rates` is to find beside each member's parameters, float64 (P,).
 
     Raises:
@@ -105,11 +104,11 @@ class Rows:
             yield name, slice(first, last), shape
             first = last
 
-    def pack(self, arrays: Mapping[str, Array]) -> Array:
+    def pack(self, arrays: Mapping[str, NumpyArray]) -> NumpyArray:
         """The row of a member, (N,)."""
         return np.concatenate([arrays[name].ravel() for name in self.shapes])
 
-    def unpack(self, row: Array) -> dict[str, Array]:
+    def unpack(self, row: NumpyArray) -> dict[str, NumpyArray]:
         """The parameters in the row of a member; copies."""
         return {name: row[at].reshape(shape).copy() for name, at, shape in self.columns()}
 

@@ -13,12 +13,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from fwt.fwcore.errors import ConfigError, RankLostError
+from fwt.fwcore.ops import NumpyArray
 from fwt.fwcore.spec import RunSpec, TrainSpec
 from fwt.fwcore.storage.checkpoint import Progress
 from fwt.fwcore.storage.runs import RunFolder, Weighted
 from fwt.fwcore.training.batches import Dropout, Split
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class Ranks(Protocol):
@@ -32,7 +31,7 @@ class Ranks(Protocol):
     number: int
     count: int
 
-    def total(self, values: Array) -> Array:
+    def total(self, values: NumpyArray) -> NumpyArray:
         """The sum over all ranks of float64 arrays of one shape; each rank waits for the others."""
         ...
 
@@ -46,7 +45,7 @@ class Single:
 
     number, count = 0, 1
 
-    def total(self, values: Array) -> Array:
+    def total(self, values: NumpyArray) -> NumpyArray:
         return values
 
     def broken(self, error: RuntimeError) -> bool:
@@ -56,14 +55,14 @@ class Single:
 SINGLE = Single()
 
 
-def everyones(ranks: Ranks, value: float) -> Array:
+def everyones(ranks: Ranks, value: float) -> NumpyArray:
     """A number of each rank, float64 (count,)."""
     mine = np.zeros(ranks.count)
     mine[ranks.number] = value
     return ranks.total(mine)
 
 
-def shared(ranks: Ranks, values: Array) -> Array:
+def shared(ranks: Ranks, values: NumpyArray) -> NumpyArray:
     """What rank 0 has, on every rank; the others give an array of its shape."""
     given = np.asarray(values, dtype=np.float64)
     return ranks.total(given if ranks.number == 0 else np.zeros_like(given))
@@ -77,7 +76,7 @@ def shared_text(ranks: Ranks, text: str) -> str:
     return found.astype(np.uint8).tobytes().decode()
 
 
-def shared_arrays(ranks: Ranks, arrays: Mapping[str, Array]) -> dict[str, Array]:
+def shared_arrays(ranks: Ranks, arrays: Mapping[str, NumpyArray]) -> dict[str, NumpyArray]:
     """Arrays of rank 0 in their own types, on every rank; the others give some of their shapes."""
     return {name: shared(ranks, a).astype(a.dtype) for name, a in sorted(arrays.items())}
 
@@ -113,7 +112,7 @@ class Spread:
         self.model, self.ranks = model, ranks
         self.members: Sequence[Weighted] = (model,)
 
-    def _part(self, array: Array | None) -> Array | None:
+    def _part(self, array: NumpyArray | None) -> NumpyArray | None:
         """What this rank takes of an array that has a row for each example of a batch."""
         if array is None:
             return None
@@ -123,7 +122,7 @@ class Spread:
     def begin_training(self, trains: Sequence[TrainSpec], data: Split) -> None:
         self.model.begin_training(trains[0], data, self.ranks)
 
-    def train_step(self, rows: Array, lrs: Array, dropout: Dropout | None) -> Any:
+    def train_step(self, rows: NumpyArray, lrs: NumpyArray, dropout: Dropout | None) -> Any:
         masks = dropout and Dropout(
             *(None if mask is None else self._part(mask[0]) for mask in dropout)
         )
@@ -134,12 +133,12 @@ class Spread:
                 raise lost(self.ranks, error) from error
             raise
 
-    def fetch(self, stats: Sequence[Any]) -> Array:
+    def fetch(self, stats: Sequence[Any]) -> NumpyArray:
         """Mean loss, all wrong answers, the norm, which all ranks share."""
         count = self.ranks.count
         return self.ranks.total(self.model.fetch(stats) * (1 / count, 1.0, 1 / count))[:, None]
 
-    def evaluate(self, inputs: Array, targets: Array) -> Array:
+    def evaluate(self, inputs: NumpyArray, targets: NumpyArray) -> NumpyArray:
         """The examples are shared out as evenly as they can be."""
         edges = np.arange(self.ranks.count + 1) * len(targets) // self.ranks.count
         own = slice(edges[self.ranks.number], edges[self.ranks.number + 1])

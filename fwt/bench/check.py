@@ -13,10 +13,11 @@ import numpy as np
 
 from fwt import backends
 from fwt.backends.contract import Compiled
-from fwt.bench.shapes import Array, Shape, batch_of, spec_of, weights_of
+from fwt.bench.shapes import Shape, batch_of, spec_of, weights_of
 from fwt.bench.subjects import Framework, Subject, kind_of
 from fwt.fwcore.analysis.compare import GRADIENT_TOLERANCE, LOGIT_TOLERANCE, gradient_difference
 from fwt.fwcore.errors import CheckFailed
+from fwt.fwcore.ops import NumpyArray
 from fwt.fwcore.rng import Stream
 from fwt.fwcore.spec import ModelSpec
 
@@ -32,9 +33,9 @@ STREAMED = 25  # time steps
 class Answers(NamedTuple):
     """What the reference finds on a batch, in float64."""
 
-    logits: Array
+    logits: NumpyArray
     loss: float
-    gradients: Mapping[str, Array]
+    gradients: Mapping[str, NumpyArray]
 
 
 def checked_shape(shape: Shape) -> Shape:
@@ -120,7 +121,7 @@ def check_stream(framework: Framework, name: str, shape: Shape) -> dict[str, flo
     return gaps
 
 
-def apart(want: Array, got: Array) -> float:
+def apart(want: NumpyArray, got: NumpyArray) -> float:
     """The largest difference as a part of the largest number; NaN if one is not finite."""
     if want.shape != got.shape:
         raise CheckFailed(f"expected an array of shape {want.shape}, got shape={got.shape}")

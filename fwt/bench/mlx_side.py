@@ -16,7 +16,7 @@ from fwt.backends.mlx.backend import MlxBackend
 from fwt.bench import machine
 from fwt.bench.naive_mlx import Naive
 from fwt.bench.roofline import Ceilings
-from fwt.bench.shapes import TRAIN, Array
+from fwt.bench.shapes import TRAIN
 from fwt.bench.subjects import (
     NAIVE,
     NAIVE_NAMES,
@@ -30,6 +30,7 @@ from fwt.bench.subjects import (
 from fwt.fwcore import model
 from fwt.fwcore.errors import ConfigError
 from fwt.fwcore.layers import encoder_outputs
+from fwt.fwcore.ops import NumpyArray
 from fwt.fwcore.spec import ModelSpec
 from fwt.fwcore.storage.layouts import export
 from fwt.fwcore.training.batches import Split
@@ -113,36 +114,36 @@ class MlxSide:
             "device; naive: the same, not compiled",
         }
 
-    def native(self, array: Array) -> mx.array:
+    def native(self, array: NumpyArray) -> mx.array:
         with mx.stream(self._unit):
             made = mx.array(array)
             mx.eval(made)
         return made
 
-    def numpy(self, value: mx.array) -> Array:
+    def numpy(self, value: mx.array) -> NumpyArray:
         return np.array(value)
 
     def wait(self, value: Any) -> None:
         mx.eval(value)
         mx.synchronize(mx.default_stream(self._unit))
 
-    def _own(self, spec: ModelSpec, params: Mapping[str, Array]) -> Own:
+    def _own(self, spec: ModelSpec, params: Mapping[str, NumpyArray]) -> Own:
         module = Own(spec)
         self._load(module, export(model.parameters(spec), spec.core.kind, params, "mlx"))
         return module
 
-    def _naive(self, spec: ModelSpec, params: Mapping[str, Array]) -> Naive:
+    def _naive(self, spec: ModelSpec, params: Mapping[str, NumpyArray]) -> Naive:
         module = Naive(**naive_options(spec))
         self._load(module, {NAIVE_NAMES[name]: array for name, array in params.items()})
         return module
 
-    def _load(self, module: Own | Naive, native: Mapping[str, Array]) -> None:
+    def _load(self, module: Own | Naive, native: Mapping[str, NumpyArray]) -> None:
         with mx.stream(self._unit):
             module.load_weights([(name, mx.array(a)) for name, a in native.items()], strict=True)
             mx.eval(module.parameters())
 
     def subject(
-        self, name: str, spec: ModelSpec, params: Mapping[str, Array], data: Split
+        self, name: str, spec: ModelSpec, params: Mapping[str, NumpyArray], data: Split
     ) -> Subject:
         inputs = self.native(data.inputs)
         if name in OWN:
@@ -202,7 +203,7 @@ class MlxSide:
                 mx.eval(loss, module.state, optimizer.state)
             return loss
 
-        def gradients() -> dict[str, Array]:
+        def gradients() -> dict[str, NumpyArray]:
             with mx.stream(self._unit):
                 found = dict(utils.tree_flatten(measure(inputs, targets)[1]))
                 return {name: self.numpy(found[own]) for name, own in names.items()}
@@ -218,7 +219,7 @@ class MlxSide:
             gradients=gradients,
         )
 
-    def streamer(self, name: str, spec: ModelSpec, params: Mapping[str, Array]) -> Streamer:
+    def streamer(self, name: str, spec: ModelSpec, params: Mapping[str, NumpyArray]) -> Streamer:
         if name in OWN:
             return OwnStreamer(self._own(spec, params), self._unit)
         if name == NAIVE:

@@ -8,12 +8,11 @@ import numpy as np
 
 from fwt.fwcore import model
 from fwt.fwcore.errors import ConfigError
+from fwt.fwcore.ops import NumpyArray
 from fwt.fwcore.params import initialise
 from fwt.fwcore.rng import Stream
 from fwt.fwcore.spec import ModelSpec, TrainSpec
 from fwt.fwcore.training.batches import Split
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 CLASSES = 10
 SPREAD = 0.5  # of the noise on the core's first weights, in units of 1/sqrt(R)
@@ -74,7 +73,7 @@ def spec_of(kind: str, shape: Shape) -> ModelSpec:
     return ModelSpec.parse({"encoder": encoder, "core": core, "head": head}, "bench")
 
 
-def weights_of(spec: ModelSpec) -> dict[str, Array]:
+def weights_of(spec: ModelSpec) -> dict[str, NumpyArray]:
     """The first weights of seed 0, those of the core with noise, by canonical name.
 
     Without it W is 0.05 I and the gains are equal: a core that takes W for its transpose would

@@ -10,10 +10,11 @@ import numpy as np
 
 from fwt.backends.contract import Backend, Compiled
 from fwt.bench.roofline import Ceilings
-from fwt.bench.shapes import TRAIN, Array
+from fwt.bench.shapes import TRAIN
 from fwt.fwcore.cells.common import LAYER_NORM_EPSILON
 from fwt.fwcore.errors import ConfigError, nearest
 from fwt.fwcore.layers import encoder_outputs
+from fwt.fwcore.ops import NumpyArray
 from fwt.fwcore.spec import ModelSpec
 from fwt.fwcore.training.batches import Split
 
@@ -61,7 +62,7 @@ class Subject:
     forward: Callable[[], Any]
     train: Callable[[], Any]
     statistics: Callable[[Any], tuple[float, float | None]]
-    gradients: Callable[[], Mapping[str, Array]]
+    gradients: Callable[[], Mapping[str, NumpyArray]]
 
 
 class Streamer(Protocol):
@@ -90,20 +91,20 @@ class Framework(Protocol):
         ...
 
     def subject(
-        self, name: str, spec: ModelSpec, params: Mapping[str, Array], data: Split
+        self, name: str, spec: ModelSpec, params: Mapping[str, NumpyArray], data: Split
     ) -> Subject:
         """A member of `SUBJECTS` on all of `data` as one batch."""
         ...
 
-    def streamer(self, name: str, spec: ModelSpec, params: Mapping[str, Array]) -> Streamer:
+    def streamer(self, name: str, spec: ModelSpec, params: Mapping[str, NumpyArray]) -> Streamer:
         """The core of a member of `SUBJECTS` for one sequence."""
         ...
 
-    def native(self, array: Array) -> Any:
+    def native(self, array: NumpyArray) -> Any:
         """A NumPy array on the device."""
         ...
 
-    def numpy(self, value: Any) -> Array:
+    def numpy(self, value: Any) -> NumpyArray:
         """A native array as NumPy."""
         ...
 
@@ -158,7 +159,7 @@ def naive_options(spec: ModelSpec) -> dict[str, Any]:
     }
 
 
-def order_of(batch: int) -> Array:
+def order_of(batch: int) -> NumpyArray:
     """The rows of every training step: all of the batch, the last first, so that they are taken."""
     return np.arange(batch, dtype=np.int64)[::-1].copy()
 

@@ -9,11 +9,12 @@ from typing import Any
 from fwt.bench import child, roofline, timing
 from fwt.bench.check import STREAMED, check, check_stream, checked_shape
 from fwt.bench.roofline import Ceilings
-from fwt.bench.shapes import TRAIN, Array, Shape, batch_of, spec_of, weights_of
+from fwt.bench.shapes import TRAIN, Shape, batch_of, spec_of, weights_of
 from fwt.bench.subjects import NAIVE, OWN, Framework, Subject, kind_of
 from fwt.fwcore import limits
 from fwt.fwcore.analysis import estimate
 from fwt.fwcore.errors import CheckFailed, FwtError
+from fwt.fwcore.ops import NumpyArray
 
 MEASURES = ("train", "forward", "stream", "memory")
 OK, NOT_RUN, FAILED = "ok", "not run", "fails the check"
@@ -183,7 +184,7 @@ def too_long(seconds: float, options: Options) -> str:
 def _build(side: Framework, one: Contender, shape: Shape, data: Any) -> None:
     """The subject itself, and its peak memory where the framework counts."""
     spec = spec_of(kind_of(one.name), shape)
-    params: dict[str, Array] = weights_of(spec)
+    params: dict[str, NumpyArray] = weights_of(spec)
     if side.peak_how is None:
         one.subject = side.subject(one.name, spec, params, data)
     else:

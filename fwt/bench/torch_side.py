@@ -19,7 +19,7 @@ from fwt.backends.torch.graph import CudaRecorder, Recorder, StepGraph
 from fwt.bench import machine
 from fwt.bench.naive_torch import Naive
 from fwt.bench.roofline import Ceilings
-from fwt.bench.shapes import TRAIN, Array
+from fwt.bench.shapes import TRAIN
 from fwt.bench.subjects import (
     NAIVE,
     NAIVE_NAMES,
@@ -32,6 +32,7 @@ from fwt.bench.subjects import (
 )
 from fwt.fwcore import model
 from fwt.fwcore.layers import encoder_outputs
+from fwt.fwcore.ops import NumpyArray
 from fwt.fwcore.spec import ModelSpec
 from fwt.fwcore.storage.layouts import export
 from fwt.fwcore.training.batches import Split
@@ -113,11 +114,11 @@ class TorchSide:
             f"no clipping, data on the device; naive: the same, {EAGER}",
         }
 
-    def native(self, array: Array) -> Tensor:
+    def native(self, array: NumpyArray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
 
-    def numpy(self, value: Tensor) -> Array:
-        found: Array = value.detach().cpu().numpy()
+    def numpy(self, value: Tensor) -> NumpyArray:
+        found: NumpyArray = value.detach().cpu().numpy()
         return found
 
     def wait(self, value: Any) -> None:
@@ -126,23 +127,23 @@ class TorchSide:
         elif self._kind == "mps":
             torch.mps.synchronize()
 
-    def _own(self, spec: ModelSpec, params: Mapping[str, Array]) -> Own:
+    def _own(self, spec: ModelSpec, params: Mapping[str, NumpyArray]) -> Own:
         module = Own(spec).to(self.device)
         module.load_state_dict(self._exported(spec, params), strict=True)
         return module
 
-    def _exported(self, spec: ModelSpec, params: Mapping[str, Array]) -> dict[str, Tensor]:
+    def _exported(self, spec: ModelSpec, params: Mapping[str, NumpyArray]) -> dict[str, Tensor]:
         native = export(model.parameters(spec), spec.core.kind, params, "torch")
         return {name: torch.from_numpy(array) for name, array in native.items()}
 
-    def _naive(self, spec: ModelSpec, params: Mapping[str, Array]) -> Naive:
+    def _naive(self, spec: ModelSpec, params: Mapping[str, NumpyArray]) -> Naive:
         module = Naive(**naive_options(spec)).to(self.device)
         own = {NAIVE_NAMES[name]: torch.from_numpy(array) for name, array in params.items()}
         module.load_state_dict(own, strict=True)
         return module
 
     def subject(
-        self, name: str, spec: ModelSpec, params: Mapping[str, Array], data: Split
+        self, name: str, spec: ModelSpec, params: Mapping[str, NumpyArray], data: Split
     ) -> Subject:
         inputs = self.native(data.inputs)
         if name in OWN:
@@ -193,7 +194,7 @@ class TorchSide:
                     return update(self.native(rows))
             return graph(rows, TRAIN.lr, None)
 
-        def gradients() -> dict[str, Array]:
+        def gradients() -> dict[str, NumpyArray]:
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(functional.cross_entropy(module(inputs), targets))
             own = dict(module.named_parameters())
@@ -210,7 +211,7 @@ class TorchSide:
             gradients=gradients,
         )
 
-    def streamer(self, name: str, spec: ModelSpec, params: Mapping[str, Array]) -> Streamer:
+    def streamer(self, name: str, spec: ModelSpec, params: Mapping[str, NumpyArray]) -> Streamer:
         if name in OWN:
             return OwnStreamer(spec, self._exported(spec, params), self.device)
         if name == NAIVE:

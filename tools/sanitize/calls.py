@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from fwt.fwcore.ops import NumpyArray
+
 LANES = 32  # bytes of a register of lanes, to which arrays in lanes are aligned
 LIBC = ctypes.CDLL(None)
-
-Array = np.ndarray[Any, Any]
 
 
 class Call:
@@ -41,7 +41,7 @@ class Call:
         """A size from 1; small ones as often as large ones."""
         return int(self.draw.integers(1, int(self.draw.integers(2, most + 2))))
 
-    def flags(self, count: int) -> Array:
+    def flags(self, count: int) -> NumpyArray:
         """Truth of each of some steps: none, all, or any."""
         return self.draw.random(count) < self.draw.choice([0.0, 0.5, 1.0])
 
