@@ -64,8 +64,10 @@ class Compiled(Trainable, Protocol):
         """
         ...
 
-    def pulled(self, inputs: NumpyArray, outputs: NumpyArray, scores: NumpyArray) -> NumpyArray:
-        """Gradients pulled back to the hidden states, by every way they act.
+    def hidden_gradients(
+        self, inputs: NumpyArray, outputs: NumpyArray, scores: NumpyArray
+    ) -> NumpyArray:
+        """The gradients for the hidden states, by every way they act.
 
         Args:
             inputs: int (B, T) or (B, T, features).

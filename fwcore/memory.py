@@ -239,7 +239,7 @@ class HistoryMemory:
             return new
         return HistoryMemory(self.rates, self.chunk, border=new.matrix())
 
-    def shifted(self, delta: Array) -> HistoryMemory:
+    def shift(self, delta: Array) -> HistoryMemory:
         """The memory if the last state written were larger by delta (B, R)."""
         *older, last = self.states
         return replace(self, states=(*older, last + delta), _stacked=[])

@@ -44,6 +44,10 @@ class Masks:
     hidden: Array | None = None
 
 
+# number of a step, its projected input, the state before and after it -> the state that goes on
+Observer = Callable[[int, Array, Any, Any], Any]
+
+
 class Unroll(Protocol):
     """The time loop of a core: `unroll`, or a backend's fused override of it."""
 
@@ -61,6 +65,41 @@ class Unroll(Protocol):
         ...
 
 
+def advance(
+    ops: Ops,
+    spec: ModelSpec,
+    p: Weights,
+    x: Array,
+    state: Any,
+    first: int = 0,
+    *,
+    project: Callable[..., Sequence[Array]] | None = None,
+    step: Callable[..., Any] | None = None,
+    observe: Observer | None = None,
+) -> tuple[list[Array], Any]:
+    """The time loop, written once for all cells, for streams, traces and gradient flow.
+
+    Args:
+        x: the core's input, (B, T, I); symbols may come as `fwt.fwcore.lookup.LookedUp`.
+        state: the state before the first step.
+        first: number of the first time step.
+        project, step: in place of the cell's own.
+        observe: sees every step; its state goes on.
+
+    Returns:
+        The T outputs, each (B, R), and the final state.
+    """
+    cell = cell_of(spec.core)
+    project, step = project or cell.project, step or cell.step
+    outputs = []
+    for t, z in enumerate(project(ops, spec.core, p, x, first), first):
+        before, state = state, step(ops, spec.core, p, z, state, t)
+        if observe is not None:
+            state = observe(t, z, before, state)
+        outputs.append(state.output)
+    return outputs, state
+
+
 def unroll(
     ops: Ops,
     spec: ModelSpec,
@@ -72,25 +111,18 @@ def unroll(
     project: Callable[..., Sequence[Array]] | None = None,
     step: Callable[..., Any] | None = None,
 ) -> tuple[list[Array], Any]:
-    """The time loop, written once for all cells.
+    """All time steps of the core from its start state.
 
     Args:
-        x: the core's input, (B, T, I); symbols may come as `fwt.fwcore.lookup.LookedUp`.
+        x, first, project, step: as for `advance`, which is the time loop.
         memory: the form of the fast memory.
         given: arrays of the start state by name; zeros where None or left out.
-        first: number of the first time step, where x continues an earlier call.
-        project, step: in place of the cell's own.
 
     Returns:
         The T outputs, each (B, R), and the final state.
     """
-    cell = cell_of(spec.core)
-    state = cell.start(ops, spec.core, p, x.shape[0], memory, given or {})
-    outputs = []
-    for t, z in enumerate((project or cell.project)(ops, spec.core, p, x, first)):
-        state = (step or cell.step)(ops, spec.core, p, z, state, first + t)
-        outputs.append(state.output)
-    return outputs, state
+    state = cell_of(spec.core).start(ops, spec.core, p, x.shape[0], memory, given or {})
+    return advance(ops, spec, p, x, state, first, project=project, step=step)
 
 
 class Stream:
@@ -102,22 +134,22 @@ class Stream:
     """
 
     def __init__(self, ops: Ops, spec: ModelSpec, p: Weights, batch: int) -> None:
-        self._ops, self._core, self._p, self._t = ops, spec.core, p, 0
+        self._ops, self._spec, self._p, self._t = ops, spec, p, 0
         chosen = memory_plan(spec, "matrix", batch, 1)
         self._state = cell_of(spec.core).start(ops, spec.core, p, batch, chosen, {})
 
     def step(self, x: Array) -> Array:
         """The output of the next time step: the core's input (B, I) -> (B, R)."""
-        cell = cell_of(self._core)
-        z = cell.project(self._ops, self._core, self._p, x[:, None], self._t)[0]
-        self._state = cell.step(self._ops, self._core, self._p, z, self._state, self._t)
+        (output,), self._state = advance(
+            self._ops, self._spec, self._p, x[:, None], self._state, self._t
+        )
         self._t += 1
-        return self._state.output
+        return output
 
     def named(self) -> dict[str, Array]:
         """The state by name, as `fwt.fwcore.cells.base.State.named` gives it."""
-        found: dict[str, Array] = self._state.named()
-        return found
+        arrays: dict[str, Array] = self._state.named()
+        return arrays
 
 
 def logits(

@@ -108,8 +108,8 @@ TRAINING_ENTRIES: dict[str, tuple[Entry, tuple[str, ...]]] = {
         lambda s, a: s.model.gradients(a["inputs"], a["targets"])[0],
         ("inputs", "targets"),
     ),
-    "pulled": (
-        lambda s, a: s.model.pulled(a["inputs"], a["outputs"], a["scores"]),
+    "hidden_gradients": (
+        lambda s, a: s.model.hidden_gradients(a["inputs"], a["outputs"], a["scores"]),
         ("inputs", "outputs", "scores"),
     ),
     "begin_training": (

@@ -18,7 +18,7 @@ from fwt.backends.mlx.module import Network, time_loop
 from fwt.backends.mlx.ops import MlxOps
 from fwt.backends.mlx.ranks import MlxRanks
 from fwt.fwcore import blas, model
-from fwt.fwcore.analysis.flow import moved
+from fwt.fwcore.analysis.flow import perturb
 from fwt.fwcore.analysis.trace import Trace, trace
 from fwt.fwcore.cells.base import Weights
 from fwt.fwcore.fused import choose
@@ -180,14 +180,16 @@ class MlxCompiled:
             for name, array in utils.tree_flatten(tree)
         }
 
-    def pulled(self, inputs: NumpyArray, outputs: NumpyArray, scores: NumpyArray) -> NumpyArray:
+    def hidden_gradients(
+        self, inputs: NumpyArray, outputs: NumpyArray, scores: NumpyArray
+    ) -> NumpyArray:
         inputs = check_inputs(self.spec, inputs)
         outputs, scores = check_pull(self.spec, inputs, outputs, scores)
         with mx.stream(self._device):
             weights, given = self.module.weights(), self._array(inputs)
 
             def run(*deltas: mx.array) -> list[mx.array]:
-                found, shown = moved(self._ops, self.spec, weights, given, deltas)
+                found, shown = perturb(self._ops, self.spec, weights, given, deltas)
                 return [*found, shown]
 
             deltas = [mx.zeros(part.shape, dtype=self._ops.dtype) for part in outputs]

@@ -93,7 +93,9 @@ class NumpyCompiled:
         """Always raises BackendError."""
         _refuse("gradients")
 
-    def pulled(self, inputs: NumpyArray, outputs: NumpyArray, scores: NumpyArray) -> NumpyArray:
+    def hidden_gradients(
+        self, inputs: NumpyArray, outputs: NumpyArray, scores: NumpyArray
+    ) -> NumpyArray:
         """Always raises BackendError."""
         _refuse("gradients")
 

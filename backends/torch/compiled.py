@@ -21,7 +21,7 @@ from fwt.backends.torch.module import Network, override, time_loop
 from fwt.backends.torch.ops import TorchOps
 from fwt.backends.torch.precision import in_precision
 from fwt.fwcore import model
-from fwt.fwcore.analysis.flow import moved
+from fwt.fwcore.analysis.flow import perturb
 from fwt.fwcore.analysis.trace import Trace, trace
 from fwt.fwcore.cells import fast_weights
 from fwt.fwcore.fused import choose
@@ -137,12 +137,14 @@ class TorchCompiled:
         return loss.item(), {n: _numpy(part) for n, part in zip(named, found, strict=True)}
 
     @in_precision
-    def pulled(self, inputs: NumpyArray, outputs: NumpyArray, scores: NumpyArray) -> NumpyArray:
+    def hidden_gradients(
+        self, inputs: NumpyArray, outputs: NumpyArray, scores: NumpyArray
+    ) -> NumpyArray:
         inputs = check_inputs(self.spec, inputs)
         outputs, scores = check_pull(self.spec, inputs, outputs, scores)
         deltas = [self._tensor(np.zeros_like(part)).requires_grad_() for part in outputs]
         weights = {name: value.detach() for name, value in self.module.weights().items()}
-        found, shown = moved(self._ops, self.spec, weights, self._tensor(inputs), deltas)
+        found, shown = perturb(self._ops, self.spec, weights, self._tensor(inputs), deltas)
         given = [self._tensor(part) for part in (*outputs, scores)]
         return _numpy(torch.stack(torch.autograd.grad([*found, shown], deltas, given)))
 

@@ -1,4 +1,4 @@
-"""How gradients flow through time: a network whose hidden states can be moved from outside.
+"""How gradients flow through time: a network whose hidden states can be changed from outside.
 
 Adding delta(tau) to h(tau), wherever h(tau) goes, makes dE/dh(tau) the gradient of E for delta(tau)
 at 0, by any backend's own autodiff. For fast weights h(tau) goes on to the next step, to the head
@@ -19,7 +19,7 @@ from fwt.fwcore.analysis.compare import softmax
 from fwt.fwcore.cells import cell_of
 from fwt.fwcore.cells.base import Weights
 from fwt.fwcore.errors import ConfigError
-from fwt.fwcore.memory import plan
+from fwt.fwcore.model import advance, memory_plan
 from fwt.fwcore.ops import Array, NumpyArray, Ops
 from fwt.fwcore.spec import ModelSpec
 
@@ -33,13 +33,15 @@ class Differentiable(Protocol):
 
     def forward(self, inputs: NumpyArray) -> NumpyArray: ...
 
-    def pulled(self, inputs: NumpyArray, outputs: NumpyArray, scores: NumpyArray) -> NumpyArray: ...
+    def hidden_gradients(
+        self, inputs: NumpyArray, outputs: NumpyArray, scores: NumpyArray
+    ) -> NumpyArray: ...
 
 
-def moved(
+def perturb(
     ops: Ops, spec: ModelSpec, p: Weights, inputs: Array, deltas: Sequence[Array]
 ) -> tuple[list[Array], Array]:
-    """The forward pass with h(t) moved by deltas[t], each (B, R).
+    """The forward pass with deltas[t] added to h(t), each (B, R).
 
     Args:
         p: the parameters by canonical name.
@@ -52,19 +54,18 @@ def moved(
     Raises:
         ConfigError: the core is not recurrent.
     """
-    core, cell = spec.core, cell_of(spec.core)
+    core = spec.core
     x = layers.encode(ops, spec.encoder, p, inputs)
-    chosen = plan("attention", x.shape[0], x.shape[1], core.size, core.memory_reads)
-    state = cell.start(ops, core, p, x.shape[0], chosen, {})
-    if not hasattr(state, "shifted"):
+    chosen = memory_plan(spec, "attention", x.shape[0], x.shape[1])
+    state = cell_of(core).start(ops, core, p, x.shape[0], chosen, {})
+    if not hasattr(state, "shift"):
         raise ConfigError(
             f"gradients: the model {core.kind!r} is not recurrent, so that no gradient flows "
             "through its time steps"
         )
-    outputs = []
-    for t, z in enumerate(cell.project(ops, core, p, x, 0)):
-        state = cell.step(ops, core, p, z, state, t).shifted(deltas[t])
-        outputs.append(state.output)
+    outputs, _ = advance(
+        ops, spec, p, x, state, observe=lambda t, _, before, after: after.shift(deltas[t])
+    )
     return outputs, layers.classify(ops, spec.head, p, outputs[-1])
 
 
@@ -79,7 +80,9 @@ def loss_gradients(network: Differentiable, inputs: NumpyArray, targets: NumpyAr
     chances = softmax(network.forward(inputs))
     chances[np.arange(len(targets)), targets] -= 1.0  # dE/d(class scores)
     batch, steps = inputs.shape[:2]
-    return network.pulled(inputs, np.zeros((steps, batch, network.spec.core.size)), chances)
+    return network.hidden_gradients(
+        inputs, np.zeros((steps, batch, network.spec.core.size)), chances
+    )
 
 
 def jacobians(network: Differentiable, example: NumpyArray, to: Sequence[int]) -> NumpyArray:
@@ -99,8 +102,8 @@ def jacobians(network: Differentiable, example: NumpyArray, to: Sequence[int]) -
     for place, t in enumerate(to):
         outputs[t, place] = np.eye(size)
     scores = np.zeros((len(copies), network.spec.head.classes))
-    pulled = network.pulled(copies, outputs.reshape(steps, len(copies), size), scores)
-    return np.asarray(pulled.reshape(outputs.shape))
+    found = network.hidden_gradients(copies, outputs.reshape(steps, len(copies), size), scores)
+    return np.asarray(found.reshape(outputs.shape))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ import numpy as np
 from fwt.fwcore import layers
 from fwt.fwcore.cells import cell_of, fast_weights
 from fwt.fwcore.cells.base import Weights
-from fwt.fwcore.memory import HistoryMemory, plan
+from fwt.fwcore.memory import HistoryMemory
+from fwt.fwcore.model import advance, memory_plan
 from fwt.fwcore.ops import Array, NumpyArray, Ops
 from fwt.fwcore.spec import ModelSpec
 
@@ -104,31 +105,32 @@ def trace(ops: Ops, spec: ModelSpec, p: Weights, inputs: Array, numpy: ToNumpy) 
         inputs: int (B, T) or (B, T, features).
         numpy: an array of the backend as NumPy.
     """
-    core, cell = spec.core, cell_of(spec.core)
+    core = spec.core
     x = layers.encode(ops, spec.encoder, p, inputs)
-    chosen = plan("attention", x.shape[0], x.shape[1], core.size, core.memory_reads)
-    state = cell.start(ops, core, p, x.shape[0], chosen, {})
+    chosen = memory_plan(spec, "attention", x.shape[0], x.shape[1])
+    state = cell_of(core).start(ops, core, p, x.shape[0], chosen, {})
+    fast = core if isinstance(core, fast_weights.Spec) else None
     reads: list[Any] = []
-    if isinstance(core, fast_weights.Spec):
+    if fast is not None:
         state = state._replace(memory=_Watched(state.memory, 0, (), reads))
-    steps = []
-    for t, z in enumerate(cell.project(ops, core, p, x, 0)):
-        slow = matrix = None
-        if isinstance(core, fast_weights.Spec):
-            slow = fast_weights.transition(ops, core, p, z, state.h, t)
-        state = cell.step(ops, core, p, z, state, t)
-        if isinstance(core, fast_weights.Spec):
-            matrix = state.memory.matrix()
+    steps: list[Step] = []
+
+    def observe(t: int, z: Array, before: Any, after: Any) -> Any:
+        slow = None if fast is None else fast_weights.transition(ops, fast, p, z, before.h, t)
+        matrix = None if fast is None else after.memory.matrix()
         steps.append(
             Step(
                 None if slow is None else numpy(slow),
-                tuple(_as_read(numpy, state.output, *noted) for noted in reads),
-                numpy(state.output),
+                tuple(_as_read(numpy, after.output, *read) for read in reads),
+                numpy(after.output),
                 None if matrix is None else numpy(matrix),
-                numpy(layers.classify(ops, spec.head, p, state.output)),
+                numpy(layers.classify(ops, spec.head, p, after.output)),
             )
         )
         reads.clear()
+        return after
+
+    advance(ops, spec, p, x, state, observe=observe)
     return Trace(tuple(steps), steps[-1].scores)
 
 

@@ -130,7 +130,7 @@ class AssociativeState(NamedTuple):
         """The hidden state."""
         return self.h
 
-    def shifted(self, delta: Array) -> AssociativeState:
+    def shift(self, delta: Array) -> AssociativeState:
         return self._replace(h=self.h + delta)
 
     def named(self) -> dict[str, Array]:

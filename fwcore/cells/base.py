@@ -72,7 +72,7 @@ class State(Protocol):
 class Recurrent(State, Protocol):
     """The state of a cell whose time steps pass a hidden state on."""
 
-    def shifted(self, delta: Array) -> Recurrent:
+    def shift(self, delta: Array) -> Recurrent:
         """The state if h(t), wherever it has gone, were larger by delta (B, R)."""
         ...
 

@@ -20,7 +20,7 @@ class HiddenState(NamedTuple):
         """The hidden state."""
         return self.h
 
-    def shifted(self, delta: Array) -> HiddenState:
+    def shift(self, delta: Array) -> HiddenState:
         return HiddenState(self.h + delta)
 
     def named(self) -> dict[str, Array]:

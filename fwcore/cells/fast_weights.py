@@ -155,12 +155,12 @@ class FastState(NamedTuple):
     wiped: bool = False
     written: bool = False
 
-    def shifted(self, delta: Array) -> FastState:
+    def shift(self, delta: Array) -> FastState:
         """For a memory in the attention form."""
         memory = self.memory
         if self.written:
             assert isinstance(memory, HistoryMemory)  # noqa: S101 `fwt.fwcore.analysis.flow` asked for it
-            memory = memory.shifted(delta)
+            memory = memory.shift(delta)
         h = self.h if self.wiped else self.h + delta
         return self._replace(h=h, output=self.output + delta, memory=memory)
 

@@ -71,7 +71,7 @@ class LSTMState(NamedTuple):
         """The hidden state."""
         return self.h
 
-    def shifted(self, delta: Array) -> LSTMState:
+    def shift(self, delta: Array) -> LSTMState:
         return self._replace(h=self.h + delta)
 
     def named(self) -> dict[str, Array]:
