@@ -11,7 +11,7 @@ from fwt.fwcore import model
 from fwt.fwcore.cells import alstm as equations
 from tests import cases
 from tests.conftest import engine
-from tests.test_native_lstm import found, hold
+from tests.loop_results import hold, loop_results
 
 torch = pytest.importorskip("torch")
 
@@ -48,7 +48,7 @@ def test_it_holds_the_equations(
     on = compiled(size, copies, dtype, times)
     given = {} if from_zeros else start(size, copies, batch)
     x = cases.noise(1, batch, time, INPUTS)
-    want, got = (found(on, loop, x, given) for loop in (model.unroll, alstm.unroll))
+    want, got = (loop_results(on, loop, x, given) for loop in (model.unroll, alstm.unroll))
     hold(want, got, dtype)
     assert {"h", "c_real", "c_imag", "gradient of core.wh", "gradient of x"} <= want.keys()
 

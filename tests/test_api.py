@@ -5,7 +5,6 @@ from __future__ import annotations
 import doctest
 import importlib
 import inspect
-import json
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from fwt.fwcore.errors import CheckpointError, ConfigError
 from fwt.keys import KEYS
 from tests.cli_tools import good, python
 from tests.conftest import need
+from tests.equal_runs import metrics
 
 SMALL = {"task.train": 256, "task.val": 64, "task.test": 64}
 NAME = "retrieval-fast-weights-r20"
@@ -77,14 +77,7 @@ def test_a_run_is_that_of_the_command_line(tmp_path):
         result.pop(key), other.pop(key)
     assert result == other
     assert [line["split"] for line in lines] == ["train", "train", "val", "test"]
-    one, two = (
-        [{**json.loads(row), "time": 0, "elapsed_s": 0, "examples_per_s": 0} for row in text]
-        for text in (
-            (tmp_path / name / "metrics.jsonl").read_text().splitlines()
-            for name in ("python", "shell")
-        )
-    )
-    assert one == two
+    assert metrics(tmp_path / "python") == metrics(tmp_path / "shell")
 
 
 def test_lists_are_several_runs(tmp_path):

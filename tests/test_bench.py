@@ -11,33 +11,18 @@ import pytest
 from fwt import backends
 from fwt.bench import check, child, roofline, subjects, suite, timing
 from fwt.bench.shapes import GRID, Shape, batch_of, parse, spec_of, weights_of
-from fwt.bench.subjects import OURS, SUBJECTS, framework, kind_of
+from fwt.bench.subjects import OURS, SUBJECTS, kind_of
 from fwt.fwcore import limits
 from fwt.fwcore.errors import CheckFailed, ConfigError
+from tests.bench_cases import CEILINGS, NUMBERS, QUICK, TINY, TRAINING, options, quiet, side_of
 from tests.cli_tools import clean_environment, fwt, good
 from tests.conftest import need
 from tests.tolerances import assert_close
-
-TINY = Shape(2, 3, 4, 1)
-QUICK = ("--shape", TINY, "--rounds", 5, "--seconds", 2, "--quiet")
-TRAINING = list(backends.TRAINING_ORDER)
 
 
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch):
     clean_environment(monkeypatch)
-
-
-def side_of(name: str) -> Any:
-    return framework(need(name), "cpu", None)
-
-
-def options(*measures: str, names: tuple[str, ...] = tuple(SUBJECTS)) -> suite.Options:
-    return suite.Options(names, measures, rounds=5, seconds=2.0)
-
-
-def quiet(text: str) -> None:
-    pass
 
 
 # --- formulas -----------------------------------------------------------------------------
@@ -238,8 +223,6 @@ def test_the_check_runs_at_the_shape_itself_or_at_a_smaller_one(shape):
 
 # --- the check refuses --------------------------------------------------------------------
 
-NUMBERS = ("median_ms", "q25_ms", "q75_ms", "iqr_ms", "n", "first_ms", "of_floor", "peak_bytes")
-
 
 def break_decay(monkeypatch):
     from fwt.bench.naive_torch import Naive
@@ -385,9 +368,6 @@ def test_what_took_too_long_in_a_process_of_its_own_is_not_tried_here(told, monk
     found = suite.rows_of(side, TINY, options("memory", names=("gru",)), CEILINGS, quiet)
     assert [(row["status"], row["peak_bytes"]) for row in found] == [("not run", None)]
     assert "takes 99.0 s" in found[0]["reason"]
-
-
-CEILINGS = roofline.Ceilings(1e9, 1e9)
 
 
 def test_a_form_that_is_refused_is_not_run(monkeypatch):

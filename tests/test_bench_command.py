@@ -13,9 +13,9 @@ from fwt.bench import growth, loop, population, roofline, suite, timing
 from fwt.bench.shapes import Shape
 from fwt.bench.subjects import SUBJECTS
 from fwt.fwcore.errors import CheckFailed
+from tests.bench_cases import CEILINGS, NUMBERS, QUICK, TINY, TRAINING, options, quiet, side_of
 from tests.cli_tools import Done, clean_environment, good, refused
 from tests.conftest import need
-from tests.test_bench import CEILINGS, NUMBERS, QUICK, TINY, TRAINING, options, quiet, side_of
 
 
 @pytest.fixture(autouse=True)

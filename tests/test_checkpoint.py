@@ -14,7 +14,6 @@ import pytest
 import safetensors.numpy
 
 from fwt import backends
-from fwt.fwcore import model
 from fwt.fwcore.errors import CheckpointError, FileError
 from fwt.fwcore.params import initialise
 from fwt.fwcore.spec import FORMAT_VERSION, RunSpec
@@ -22,27 +21,10 @@ from fwt.fwcore.storage import checkpoint, durable
 from fwt.fwcore.storage.checkpoint import Best, Progress
 from tests.cli_tools import snapshot
 from tests.conftest import need
+from tests.faulty import Faulty
+from tests.small_run import SPEC, TABLE
+from tests.tolerances import assert_same
 
-SPEC = RunSpec.parse(
-    {
-        "recipe": "a test",
-        "task": {"kind": "retrieval", "pairs": 2},
-        "model": {
-            "encoder": {"kind": "embedding", "symbols": 37, "size": 5},
-            "core": {
-                "kind": "fast-weights",
-                "size": 3,
-                "store": [1, 2],
-                "integrate": [2],
-                "trained": True,  # two parameters of shape ()
-            },
-            "head": {"classes": 10, "hidden": 4},
-        },
-        "train": {"steps": 3, "seed": 9},
-    },
-    "test",
-)
-TABLE = model.parameters(SPEC.model)
 PROGRESS = Progress(
     step=2, best=Best(step=1, error_pct=50.0, loss=1.5), unreported=[[1.0, 2.0, 3.0]], elapsed_s=0.5
 )
@@ -61,22 +43,13 @@ def write(folder: Path, seed: int = 0) -> None:
     checkpoint.write(folder, SPEC, weights(seed), moments(), PROGRESS)
 
 
-def same(one: Any, other: Any) -> None:
-    """Equal names, shapes, types and bytes."""
-    assert one.keys() == other.keys()
-    for name, array in one.items():
-        assert array.dtype == other[name].dtype
-        assert array.shape == other[name].shape
-        assert array.tobytes() == other[name].tobytes(), name
-
-
 def test_all_of_a_checkpoint_comes_back(tmp_path):
     folder = tmp_path / "a" / "point"
     write(folder)
     found = checkpoint.read(folder)
-    same(weights(), found.params)
+    assert_same(weights(), found.params)
     assert found.moments is not None
-    same(moments(), found.moments)
+    assert_same(moments(), found.moments)
     assert (found.spec, found.progress, found.path) == (SPEC, PROGRESS, folder)
     assert [path.name for path in folder.parent.iterdir()] == ["point"]
     assert sorted(path.name for path in folder.iterdir()) == [
@@ -146,7 +119,7 @@ def test_arrays_of_every_stride_come_back_as_they_were(tmp_path):
     checkpoint.write_tensors(tmp_path / "file", arrays, {"a": "b"})
     found, labels = checkpoint.read_tensors(tmp_path / "file")
     assert labels == {"a": "b"}
-    same(arrays, found)
+    assert_same(arrays, found)
 
 
 @pytest.mark.skipif(
@@ -177,21 +150,6 @@ def test_a_file_that_reads_back_otherwise_is_refused(tmp_path, monkeypatch):
 
 
 # --- faults of the system -----------------------------------------------------------------
-
-
-class Faulty:
-    """A function that fails in its `count`-th call with an OSError, having done its work or not."""
-
-    def __init__(self, real: Callable[..., Any], count: int, after: bool) -> None:
-        self.real, self.count, self.after, self.calls = real, count, after, 0
-
-    def __call__(self, *arguments: Any, **named: Any) -> Any:
-        self.calls += 1
-        if self.calls != self.count:
-            return self.real(*arguments, **named)
-        if self.after:
-            self.real(*arguments, **named)
-        raise OSError(28, "No space left on device")
 
 
 STEPS = (
@@ -235,10 +193,10 @@ def test_a_fault_at_any_step_leaves_the_old_checkpoint(owner, name, after, tmp_p
             assert snapshot(tmp_path / ".point.old") == snapshot_of(before, "point")
             (tmp_path / ".point.old").rename(point)
         assert snapshot(tmp_path) == before, f"call {count}"
-        same(weights(), checkpoint.read(point).params)
+        assert_same(weights(), checkpoint.read(point).params)
         count += 1
     assert count > 1, "no call of it was seen"
-    same(weights(1), checkpoint.read(point).params)
+    assert_same(weights(1), checkpoint.read(point).params)
 
 
 def snapshot_of(files: dict[str, bytes], folder: str) -> dict[str, bytes]:
@@ -265,7 +223,7 @@ def test_what_a_killed_process_left_is_cleared_away(tmp_path):
         (tmp_path / left / "model.safetensors").write_bytes(b"half")
     write(tmp_path / "point", seed=1)
     assert [path.name for path in tmp_path.iterdir()] == ["point"]
-    same(weights(1), checkpoint.read(tmp_path / "point").params)
+    assert_same(weights(1), checkpoint.read(tmp_path / "point").params)
 
 
 # --- strict loads -------------------------------------------------------------------------

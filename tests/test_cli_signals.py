@@ -13,7 +13,6 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -29,10 +28,11 @@ from tests.cli_tools import (
     environment,
     good,
     python,
-    snapshot,
     words_of,
 )
 from tests.conftest import need
+from tests.equal_runs import metrics, same_run
+from tests.signal_tools import END, SAVE, START, UPDATE, WRITE, hit
 
 # 12 updates; an epoch has 8; metrics, validations and saves fall on different updates
 RUN = (
@@ -41,36 +41,10 @@ RUN = (
 )  # fmt: skip
 STOP_AT = 7  # between two saves, with an update that no line of metrics has covered yet
 
-START = "import os, signal, sys\nfrom fwt.cli.main import run\n"
-END = "\nsys.exit(run(sys.argv[1:]))\n"
-# the number of calls of a function after which a signal comes, inside the last of them
-HIT = """
-from {module} import {owner} as owner
-real, calls = owner.{name}, []
-def hit(*arguments, **named):
-    result = real(*arguments, **named)
-    calls.append(arguments)
-    if len(calls) == {count}:
-        os.kill(os.getpid(), signal.{signal})
-    return result
-owner.{name} = hit
-"""
-
 
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch):
     clean_environment(monkeypatch)
-
-
-def hit(where: str, count: int, name: str) -> str:
-    module, owner, function = where.split(":")
-    code = HIT.format(module=module, owner=owner, name=function, count=count, signal=name)
-    return START + code + END
-
-
-UPDATE = "fwt.fwcore.training.batches:BatchOrder:rows"  # called within an update
-SAVE = "fwt.fwcore.storage:checkpoint:write_tensors"  # called twice a save: weights, then moments
-WRITE = "fwt.fwcore.storage:durable:write_text"  # spec, run.json, state, pointers, metrics, ...
 
 
 @pytest.fixture(scope="module", name="references")
@@ -105,31 +79,6 @@ def _start(forker):
         return begin(code, "train", *RUN, "--backend", name, *arguments)
 
     return process
-
-
-def lines(run: Path) -> list[dict[str, Any]]:
-    """The metrics of a run without what depends on the clock."""
-    clock = ("time", "elapsed_s", "examples_per_s")
-    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{key: row[key] for key in row if key not in clock} for row in found]
-
-
-def tensors(run: Path) -> dict[str, bytes]:
-    found = snapshot(run / "checkpoints")
-    return {name: content for name, content in found.items() if name.endswith(".safetensors")}
-
-
-def same_run(one: Path, other: Path) -> None:
-    """Equal weights, moments, metrics, pointers and results, bit for bit."""
-    assert lines(one) == lines(other)
-    assert tensors(one) == tensors(other)
-    for pointer in ("best", "last"):
-        assert (one / pointer).read_text() == (other / pointer).read_text()
-    results = [json.loads((run / "DONE").read_text()) for run in (one, other)]
-    for result in results:
-        result.pop("train_s")
-    assert results[0] == results[1]
-    assert not [name for name in snapshot(one) if ".partial" in name or ".old" in name]
 
 
 def check_stopped(done: Done, code: int, run: Path, step: int) -> None:
@@ -245,8 +194,10 @@ def test_a_line_of_metrics_covers_every_update_since_the_one_before(references, 
     each = tmp_path / "each"
     good("train", *RUN, "--log-every", 1, "--backend", "torch", "--out", each)
     keys = ("loss", "error_pct", "grad_norm")
-    one = [[row[key] for key in keys] for row in lines(each) if row["split"] == "train"]
-    five = [[row[key] for key in keys] for row in lines(references("torch")) if "grad_norm" in row]
+    one = [[row[key] for key in keys] for row in metrics(each) if row["split"] == "train"]
+    five = [
+        [row[key] for key in keys] for row in metrics(references("torch")) if "grad_norm" in row
+    ]
     means = [np.mean(one[first:last], axis=0) for first, last in ((0, 5), (5, 10), (10, 12))]
     assert len(one) == 12
     np.testing.assert_allclose(five, means, rtol=1e-12)

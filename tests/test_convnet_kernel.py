@@ -11,7 +11,7 @@ from fwt.fwcore import model
 from fwt.fwcore.cells import convnet as equations
 from tests import cases
 from tests.conftest import engine
-from tests.test_native_lstm import found, hold
+from tests.loop_results import hold, loop_results
 
 torch = pytest.importorskip("torch")
 
@@ -84,7 +84,7 @@ def test_it_holds_the_equations(side: int, size: int, batch: int, time: int, dty
     on = compiled(side, size, dtype)
     x = cases.noise(1, batch, time, side**2)
     given = {"h": cases.noise(7, batch, size)}
-    want, got = (found(on, loop, x, given) for loop in (model.unroll, unroll()))
+    want, got = (loop_results(on, loop, x, given) for loop in (model.unroll, unroll()))
     hold(want, got, dtype)
     names = {name for name in want if name.startswith("gradient of ")}
     assert names == {f"gradient of {n}" for n in ("x", "start h", *core_names(on))}

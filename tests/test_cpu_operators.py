@@ -12,7 +12,7 @@ from fwt.backends.contract import compile_population
 from fwt.fwcore import model
 from tests import cases
 from tests.conftest import engine
-from tests.test_native_lstm import hold
+from tests.loop_results import hold
 
 torch = pytest.importorskip("torch")
 

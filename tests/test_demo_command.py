@@ -16,13 +16,13 @@ from fwt import tasks
 from fwt.demo import process, steps, view
 from fwt.fwcore.errors import FileError
 from fwt.fwcore.spec import ModelSpec
+from tests.blocked import RUN, blocked
 from tests.cli_tools import (
     check_refusal,
     clean_environment,
     python,
     refused,
 )
-from tests.test_imports import RUN, blocked
 
 
 @pytest.mark.parametrize(("by", "t", "now"), [(1, 1, 2), (-1, 1, 0), (-1, 0, 0), (1, 3, 3)])

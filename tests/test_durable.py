@@ -17,7 +17,7 @@ from fwt.fwcore.storage import durable
 from fwt.fwcore.storage.runs import DESKTOP, RunFolder
 from tests.cli_tools import TINY, clean_environment, good, refused, snapshot
 from tests.conftest import need
-from tests.test_checkpoint import SPEC
+from tests.small_run import SPEC
 
 FAILURES = (errno.EIO, errno.ENOSPC)
 

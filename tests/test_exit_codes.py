@@ -15,9 +15,8 @@ import pytest
 from fwt.fwcore.storage import checkpoint
 from tests.cli_tools import ROOT, TINY, Done, environment, free_ports, python, words_of
 from tests.conftest import need
-from tests.test_cli_signals import UPDATE, hit
-from tests.test_guides import CODES, text_of
-from tests.test_ranks import DRIVER, RUN
+from tests.pages import CODES, text_of
+from tests.signal_tools import DRIVER, RUN, UPDATE, hit
 
 STRINGS = "checkpoints/retrieval-fast-weights-r20"
 TRAIN = ("train", *TINY, "--backend", "mlx", "--quiet", "--out")

@@ -13,8 +13,7 @@ from fwt.fwcore.storage import checkpoint, foreign, layouts
 from tests.cli_tools import TINY, clean_environment, fwt, good, refused, snapshot
 from tests.conftest import need
 from tests.foreign_cases import CORES, INPUT, INPUTS, SIZE, made, spec_of, torch_names
-from tests.test_checkpoint import same
-from tests.tolerances import assert_close
+from tests.tolerances import assert_close, assert_same
 
 NATIVE = ("rnn", "irnn", "lstm", "gru")  # the frameworks have a layer of these
 
@@ -154,7 +153,7 @@ def _spec_file(tmp_path):
 def test_an_npz_file_with_its_spec_and_layout(spec_file, tmp_path):
     np.savez(tmp_path / "weights.npz", **torch_names("lstm"))
     found = foreign.load(tmp_path / "weights.npz", spec_file, "torch")
-    same(made("lstm").params, found.params)
+    assert_same(made("lstm").params, found.params)
     assert found.moments is None
     with pytest.raises(ConfigError, match="which layout is it"):
         foreign.load(tmp_path / "weights.npz", spec_file)
@@ -192,7 +191,7 @@ def test_a_pt_file_by_the_command(kind, spec_file, tmp_path):
     want = made("lstm").params
     if kind == "bfloat16":
         want = {n: torch.tensor(a).bfloat16().float().numpy() for n, a in want.items()}
-    same(want, found)
+    assert_same(want, found)
 
 
 @pytest.mark.parametrize(
@@ -235,7 +234,7 @@ def test_a_file_that_says_its_layout_is_not_read_as_another(tmp_path):
     file = tmp_path / "there" / "model.safetensors"
     words = ["says layout='mlx'", "--from torch"]
     refused(2, words, "convert", file, tmp_path / "x", "--to", "fwt", "--from", "torch")
-    same(made("lstm").params, foreign.load(file, None, "mlx").params)
+    assert_same(made("lstm").params, foreign.load(file, None, "mlx").params)
     assert not (tmp_path / "x").exists()
 
 

@@ -12,6 +12,7 @@ import typer
 
 from fwt.cli.main import app
 from fwt.fwcore import errors
+from tests.pages import CODES, text_of
 from tools import guides
 from tools.guides import ROOT, blocks
 
@@ -19,7 +20,6 @@ PAGES = guides.pages()
 SHELL = ("", "sh", "console")
 RUN = ("console", "python", "toml", "diff")
 LINK = re.compile(r"]\(([^)#:\s]+)(?:#[\w-]+)?\)")
-CODES = re.compile(r"^\| ([\d, ]+) \| [^|]+ \| ?([^|]*)\|$", re.MULTILINE)
 
 COPY = """
 ```toml
@@ -40,10 +40,6 @@ $ fwt list
 old
 ```
 """
-
-
-def text_of(page: Path) -> str:
-    return (ROOT / page).read_text(encoding="utf-8")
 
 
 def pictures_of(page: Path) -> set[str]:

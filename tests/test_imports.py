@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import ast
 import importlib.metadata
-from pathlib import Path
 
 import pytest
 
 from fwt.cli.main import app
+from tests.blocked import RUN, blocked
 from tests.cli_tools import ROOT, TINY, Done, check_refusal, good, python
 from tests.conftest import need
+from tests.sources import ARROWS, FILES, imports_of
 
-# room -> the rooms that its files may import, beside itself; all of it is below the name fwt
-ARROWS = {
-    "cli": {"fwt", "tasks", "backends", "fwcore"},
-    "fwt": {"tasks", "backends", "fwcore"},
-    "tasks": {"fwcore"},
-    "backends": {"fwcore"},
-    "fwcore": set(),
-}
-FILES = sorted(path for room in ARROWS for path in (ROOT / room).rglob("*.py"))
 FRAMEWORKS = {"torch", "mlx", "torchvision"}
 # what imports a framework, and which; torchvision makes the datasets that it knows
 NATIVE = {
@@ -30,17 +21,6 @@ NATIVE = {
     "tasks/datasets.py": {"torchvision"},
 }
 
-BLOCK = """
-import sys
-
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {names!r}:
-            raise ImportError(f"{{name}} is blocked by the test")
-
-sys.meta_path.insert(0, Blocker())
-"""
-RUN = "from fwt.cli.main import run\nsys.exit(run(sys.argv[1:]))\n"
 IMPORT_ALL = """
 import importlib, pkgutil
 import fwt
@@ -50,24 +30,6 @@ for found in pkgutil.walk_packages(fwt.__path__, "fwt."):
         importlib.import_module(found.name)
         print(found.name)
 """
-
-
-def blocked(*names: str) -> str:
-    return BLOCK.format(names=names)
-
-
-def imports_of(path: Path) -> set[str]:
-    """The names that a file imports, also lazily and by `importlib`."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert not node.level, f"{path}: relative import"
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-        elif isinstance(node, ast.Call) and "import_module" in ast.unparse(node.func):
-            found |= {str(a.value) for a in node.args if isinstance(a, ast.Constant)}
-    return found
 
 
 def rooms_of(names: set[str]) -> set[str]:
@@ -104,6 +66,16 @@ def test_no_file_imports_by_the_name_of_a_folder():
     files = [*FILES, *(ROOT / "tests").glob("*.py"), *(ROOT / "tools").rglob("*.py")]
     faults = {str(p): {n.split(".")[0] for n in imports_of(p)} & folders for p in files}
     assert {path: names for path, names in faults.items() if names} == {}
+
+
+def test_no_test_imports_another_test():
+    """What tests share stands in modules that are none."""
+    faults = {}
+    for path in (ROOT / "tests").rglob("*.py"):
+        wrong = {name for name in imports_of(path) if name.startswith("tests.test_")}
+        if wrong:
+            faults[path.name] = wrong
+    assert faults == {}
 
 
 @pytest.mark.parametrize("room", sorted(set(ARROWS) - {"fwt"}))

@@ -14,13 +14,13 @@ import pytest
 
 from fwt.fwcore.errors import ConfigError
 from fwt.fwcore.fused import choose
-from tests import cases, test_mlx_fused
+from tests import cases, mlx_fused_cases
 from tests.conftest import need
+from tests.mlx_fused_cases import COVERED, SHAPES, SOME
 from tests.mlx_stand_in import StandIn
-from tests.test_mlx_fused import COVERED, SHAPES, SOME
 
 THREADS = (1, 2, 4)  # fewer than the units of a size, and more
-SIZES = [(test_mlx_fused.SIZE, threads) for threads in THREADS]
+SIZES = [(mlx_fused_cases.SIZE, threads) for threads in THREADS]
 CHECKED = [(5, 4), (7, 4)]  # R of every device's check, and of a model
 
 pytestmark = pytest.mark.usefixtures("eager")
@@ -57,32 +57,32 @@ def _use(exact: StandIn, monkeypatch: pytest.MonkeyPatch) -> Iterator[Use]:
 @pytest.mark.parametrize("name", COVERED)
 def test_kernels_have_the_values_and_gradients_of_the_equations(name: str, use: Use) -> None:
     use(4)
-    test_mlx_fused.hold(name, (2, 7, 100), trained=True)
+    mlx_fused_cases.hold(name, (2, 7, 100), trained=True)
 
 
 @pytest.mark.parametrize(("name", "shape"), list(product(SOME, SHAPES)))
 def test_any_length_batch_and_chunk(name: str, shape: tuple[int, int, int], use: Use) -> None:
     use(2)
-    test_mlx_fused.hold(name, shape, trained=True)
+    mlx_fused_cases.hold(name, shape, trained=True)
 
 
 @pytest.mark.parametrize("threads", THREADS)
 @pytest.mark.parametrize("name", SOME)
 def test_any_number_of_threads(name: str, threads: int, use: Use) -> None:
     use(threads)
-    test_mlx_fused.hold(name, (3, 13, 6), trained=True)
+    mlx_fused_cases.hold(name, (3, 13, 6), trained=True)
 
 
 @pytest.mark.parametrize(("name", "shape"), list(product(SOME, SHAPES[:4])))
 def test_continue_from_a_given_state(name: str, shape: tuple[int, int, int], use: Use) -> None:
     use(4)
-    given = test_mlx_fused.given_state(shape[0])
-    test_mlx_fused.hold(name, shape, given, 2, trained=True)
+    given = mlx_fused_cases.given_state(shape[0])
+    mlx_fused_cases.hold(name, shape, given, 2, trained=True)
 
 
 def test_a_given_h_without_a_memory(use: Use) -> None:
     use(2)
-    test_mlx_fused.hold(SOME[0], SHAPES[1], {"h": test_mlx_fused.given_state(2)["h"]}, 1)
+    mlx_fused_cases.hold(SOME[0], SHAPES[1], {"h": mlx_fused_cases.given_state(2)["h"]}, 1)
 
 
 def test_a_traced_step_runs_each_kernel_once() -> None:
@@ -120,7 +120,7 @@ def test_a_traced_step_runs_each_kernel_once() -> None:
 def test_not_a_number_reaches_the_states(use: Use, monkeypatch: pytest.MonkeyPatch) -> None:
     use(2)
     name, shape = "fast-none-final-boundary-S1-flat", (1, 4, 100)
-    states, _ = test_mlx_fused.run(name, "fused", shape)
+    states, _ = mlx_fused_cases.run(name, "fused", shape)
     assert np.isfinite(states["outputs"]).all()
     noise = cases.noise
 
@@ -131,7 +131,7 @@ def test_not_a_number_reaches_the_states(use: Use, monkeypatch: pytest.MonkeyPat
         return found
 
     monkeypatch.setattr(cases, "noise", broken)
-    states, _ = test_mlx_fused.run(name, "fused", shape)
+    states, _ = mlx_fused_cases.run(name, "fused", shape)
     assert np.isfinite(states["outputs"][0, :2]).all()
     assert np.isnan(states["outputs"][0, 2:]).all()
 

@@ -16,25 +16,22 @@ import numpy as np
 import pytest
 
 from fwt import backends
-from fwt.backends.contract import Compiled, Population, compile_population
-from fwt.fwcore import model
+from fwt.backends.contract import Compiled, compile_population
 from fwt.fwcore.errors import BackendError, ConfigError, DivergedError, Interrupted
 from fwt.fwcore.ops import NumpyArray
-from fwt.fwcore.params import initialise
 from fwt.fwcore.spec import RunSpec
 from fwt.fwcore.storage import checkpoint
 from fwt.fwcore.storage.runs import RunFolder
-from fwt.fwcore.training.batches import Dropout, Split
+from fwt.fwcore.training.batches import Dropout
 from fwt.fwcore.training.loop import Data, Hooks, Outcome, train, train_together
 from fwt.fwcore.training.population import own_rates
 from tests.cases import Engine
 from tests.cli_tools import clean_environment, snapshot
 from tests.conftest import engine
+from tests.equal_runs import metrics
+from tests.population_cases import FAST, STEPS, folders_of, population, run_spec, split, weights_of
 from tests.tolerances import assert_close
 
-TIMES = {"elapsed_s", "time", "examples_per_s", "train_s"}
-SYMBOLS, STEPS = 9, 6
-FAST = {"kind": "fast-weights", "size": 6}
 # seed, lr, decay, rate of each member
 OWN = ((0, 2e-3, 0.95, 0.1), (7, 2e-3, 0.8, 0.1), (0, 5e-3, 0.95, 0.02), (3, 1e-3, 1.0, 0.05))
 
@@ -44,41 +41,6 @@ def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
     clean_environment(monkeypatch)
 
 
-def run_spec(
-    seed: int,
-    lr: float,
-    core: dict[str, Any],
-    dtype: str = "float32",
-    steps: int = 100,
-    **more: Any,
-) -> RunSpec:
-    return RunSpec.parse(
-        {
-            "task": {"kind": "retrieval"},
-            "model": {
-                "encoder": {"kind": "embedding", "symbols": SYMBOLS, "size": 9},
-                "core": core,
-                "head": {"hidden": 7, "classes": 4},
-            },
-            "train": {
-                "batch_size": 16,
-                "lr": lr,
-                "schedule": "cosine",
-                "clip": 0.5,
-                "weight_decay": 0.1,
-                "dropout": 0.1,
-                "head_dropout": 0.2,
-                "steps": steps,
-                "seed": seed,
-                "dtype": dtype,
-                **more,
-            },
-            "report": {"log_every": 7, "eval_every": 40, "save_every": 30, "keep": 9},
-        },
-        "test",
-    )
-
-
 def fast_specs(dtype: str = "float32", steps: int = 100) -> list[RunSpec]:
     return [
         run_spec(seed, lr, {**FAST, "decay": decay, "rate": rate}, dtype, steps)
@@ -86,20 +48,9 @@ def fast_specs(dtype: str = "float32", steps: int = 100) -> list[RunSpec]:
     ]
 
 
-def split(seed: int, count: int) -> Split:
-    """The answer is the first symbol modulo 4, so that there is something to learn."""
-    inputs = np.random.default_rng(seed).integers(0, SYMBOLS, (count, STEPS))
-    return Split(inputs, inputs[:, 0] % 4)
-
-
 @pytest.fixture(name="data", scope="module")
 def _data() -> Data:
     return Data(split(1, 100), split(2, 50), split(3, 50))
-
-
-def weights_of(spec: RunSpec) -> dict[str, NumpyArray]:
-    kind = np.float64 if spec.train.dtype == "float64" else np.float32
-    return initialise(model.parameters(spec.model), spec.train.seed, kind)
 
 
 @dataclass
@@ -116,22 +67,6 @@ class Listening:
         found: NumpyArray = self.made.fetch(stats)
         self.losses += found[..., 0].tolist()
         return found
-
-
-def population(on: Engine, specs: Sequence[RunSpec], memory: str = "auto") -> Population:
-    device = "cpu" if on.dtype == "float64" else "auto"
-    return compile_population(
-        on.backend,
-        [spec.model for spec in specs],
-        [weights_of(spec) for spec in specs],
-        device=device,
-        dtype=on.dtype,
-        memory=memory,
-    )
-
-
-def folders_of(root: Path, specs: Sequence[RunSpec]) -> list[RunFolder]:
-    return [RunFolder.create(root / str(number), spec) for number, spec in enumerate(specs)]
 
 
 @dataclass
@@ -171,11 +106,6 @@ def state(path: Path, spec: RunSpec) -> tuple[dict[str, NumpyArray], dict[str, N
     return found.params, found.moments
 
 
-def lines(path: Path) -> list[dict[str, Any]]:
-    found = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-    return [{key: row[key] for key in row if key not in TIMES} for row in found]
-
-
 def same_run(want: Trained, got: Trained, dtype: str) -> None:
     """Losses, weights, moments, metrics and files of a member are those of the lone run."""
     row = (dtype, "population")
@@ -189,7 +119,7 @@ def same_run(want: Trained, got: Trained, dtype: str) -> None:
     assert set(snapshot(want.folder)) == set(snapshot(got.folder))
     for name in ("spec.json", "best", "last"):
         assert (want.folder / name).read_bytes() == (got.folder / name).read_bytes()
-    for one, other in zip(lines(want.folder), lines(got.folder), strict=True):
+    for one, other in zip(metrics(want.folder), metrics(got.folder), strict=True):
         assert list(one) == list(other)
         for key in one:
             if isinstance(one[key], float):
@@ -264,7 +194,7 @@ def test_runs_that_stopped_go_on_together(exact_engine: Engine, data: Data, tmp_
         assert isinstance(outcome, dict)
         assert isinstance(each.outcome, dict)
         assert outcome["test"] == each.outcome["test"]
-        assert lines(each.folder) == lines(folder.path)
+        assert metrics(each.folder) == metrics(folder.path)
 
 
 @pytest.mark.usefixtures("eager")
@@ -386,7 +316,7 @@ def test_a_member_that_diverges_leaves_the_others_as_they_are(
         weights, _ = state(folders[number].path, specs[number])
         for key, array in want.weights.items():
             assert_close(key, array, weights[key], "trained", "float32", "population")
-        assert len(lines(folders[number].path)) == len(lines(want.folder))
+        assert len(metrics(folders[number].path)) == len(metrics(want.folder))
 
 
 def test_all_of_them_may_diverge(data: Data, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from fwt import lists
 from tests.cli_tools import SMALL, TINY, clean_environment, fwt, good, refused, snapshot
 from tests.conftest import need
-from tests.test_population import lines
+from tests.equal_runs import metrics
 from tests.tolerances import assert_close
 
 
@@ -46,7 +46,7 @@ def test_the_folders_are_those_of_lone_runs(tmp_path: Path) -> None:
         one, other = lone / name, many / name
         assert set(snapshot(one)) == set(snapshot(other))
         assert (one / "spec.json").read_bytes() == (other / "spec.json").read_bytes()
-        assert [list(row) for row in lines(one)] == [list(row) for row in lines(other)]
+        assert [list(row) for row in metrics(one)] == [list(row) for row in metrics(other)]
         results = [json.loads((path / "DONE").read_text()) for path in (one, other)]
         assert list(results[0]) == list(results[1])
         for key in ("val", "test"):
@@ -93,7 +93,7 @@ def test_one_member_goes_on_alone_and_ends_where_the_lone_run_ends(tmp_path: Pat
         "float32",
         "population",
     )
-    assert [list(row) for row in lines(tmp_path / "lone")] == [list(row) for row in lines(mine)]
+    assert [list(row) for row in metrics(tmp_path / "lone")] == [list(row) for row in metrics(mine)]
 
 
 def test_a_result_for_people_has_a_line_for_each_run(tmp_path: Path) -> None:

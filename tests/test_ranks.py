@@ -20,7 +20,6 @@ from fwt.fwcore.training.batches import Dropout
 from fwt.fwcore.training.ranks import SINGLE, Spread, check_together
 from tests.cli_tools import (
     ROOT,
-    TINY,
     Done,
     environment,
     good,
@@ -29,29 +28,8 @@ from tests.cli_tools import (
     words_of,
 )
 from tests.conftest import need
+from tests.signal_tools import DRIVER, RUN
 from tests.tolerances import assert_close
-
-# everything that a batch is made of, and a batch that two and four processes share evenly
-RUN = (
-    *TINY, "--steps", "12", "--log-every", "3", "--eval-every", "6", "--save-every", "3",
-    "--dropout", "0.2", "--head-dropout", "0.2", "--weight-decay", "0.1", "--clip", "0.3",
-)  # fmt: skip
-
-# what one of the processes does when it has made so many updates
-DRIVER = """
-import os, signal, sys
-from fwt.cli.main import run
-from fwt.fwcore.training.ranks import Spread
-number = next(os.environ[name] for name in ("RANK", "MLX_RANK") if name in os.environ)
-real, calls = Spread.train_step, []
-def step(*arguments):
-    calls.append(arguments)
-    if number == {number!r} and len(calls) == {count}:
-        os.kill(os.getpid(), signal.{signal})
-    return real(*arguments)
-Spread.train_step = step
-sys.exit(run(sys.argv[1:]))
-"""
 
 # one that tells, when it has trained and at its very end, whether gloo's threads are there
 TELLING = """

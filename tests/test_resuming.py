@@ -16,13 +16,13 @@ from fwt.fwcore.storage import checkpoint, durable
 from fwt.fwcore.storage.runs import RunFolder
 from fwt.fwcore.training.schedule import learning_rate
 from tests.cli_tools import SMALL, clean_environment, fwt, good, refused, snapshot
+from tests.equal_runs import metrics
 
 # 8 updates an epoch
 RUN = (
     "train", "--task", "retrieval", "--size", 4, "--batch-size", 32, "--lr", 0.01, *SMALL,
     "--log-every", 4, "--quiet",
 )  # fmt: skip
-TIMES = {"elapsed_s", "examples_per_s", "time"}
 
 
 @pytest.fixture(autouse=True)
@@ -51,12 +51,6 @@ def resume(run: Path, *more: object) -> Any:
 
 def spec_of(run: Path) -> dict[str, Any]:
     return json.loads((run / "spec.json").read_text())
-
-
-def metrics(run: Path) -> list[dict[str, Any]]:
-    """The lines of metrics without times."""
-    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    return [{key: line[key] for key in line if key not in TIMES} for line in lines]
 
 
 def same_weights(one: Path, other: Path) -> None:

@@ -5,71 +5,24 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pytest
 
 from fwt.fwcore.errors import CheckpointError, ConfigError, DivergedError, FileError
-from fwt.fwcore.params import initialise
 from fwt.fwcore.spec import RunSpec
 from fwt.fwcore.storage import checkpoint
-from fwt.fwcore.storage.checkpoint import Best, Progress
+from fwt.fwcore.storage.checkpoint import Progress
 from fwt.fwcore.storage.runs import RunFolder, default_path, find_checkpoint
 from tests.cli_tools import snapshot
-from tests.test_checkpoint import SPEC, TABLE, Faulty, same
-
-
-class Model:
-    """What a run folder asks of a model; its numbers are those of a seed."""
-
-    def __init__(self, seed: int = 0) -> None:
-        self.params = initialise(TABLE, seed)
-        self.moments = {
-            f"{kind}{name}": array + at
-            for at, kind in enumerate(checkpoint.MOMENTS)
-            for name, array in self.params.items()
-        }
-        self.step = -1
-
-    def parameters(self) -> dict[str, np.ndarray]:
-        return dict(self.params)
-
-    def load_parameters(self, params: Mapping[str, np.ndarray]) -> None:
-        self.params = dict(params)
-
-    def optimizer_state(self) -> dict[str, np.ndarray]:
-        return dict(self.moments)
-
-    def load_optimizer_state(self, moments: Mapping[str, np.ndarray], step: int) -> None:
-        self.moments, self.step = dict(moments), step
+from tests.faulty import Faulty
+from tests.small_run import SPEC, Model, line, progress, save, saved_steps
+from tests.tolerances import assert_same
 
 
 @pytest.fixture(name="folder")
 def _folder(tmp_path):
     return RunFolder.create(tmp_path / "run", SPEC)
-
-
-def progress(step: int, best: int | None = None) -> Progress:
-    at = None if best is None else Best(step=best, error_pct=10.0, loss=1.0)
-    return Progress(step=step, best=at)
-
-
-def save(folder: RunFolder, step: int, best: int | None = None, keep: int = 2) -> None:
-    report = SPEC.report.model_copy(update={"keep": keep})
-    spec = SPEC.model_copy(update={"report": report})
-    folder.save(Model(step), spec, progress(step, best))
-
-
-def names(folder: RunFolder) -> list[int]:
-    """Steps of the checkpoints that are there, with nothing else beside them."""
-    found = sorted(path.name for path in (folder.path / "checkpoints").iterdir())
-    return [int(name.removeprefix("step-")) for name in found]
-
-
-def line(step: int, split: str = "train") -> dict[str, Any]:
-    return {"step": step, "split": split, "loss": 0.5}
 
 
 def metrics(folder: RunFolder) -> list[tuple[int, str]]:
@@ -141,17 +94,19 @@ def test_one_writer_at_a_time(folder):
 def test_pruning_keeps_the_latest_the_best_and_the_last(folder):
     save(folder, 0)
     save(folder, 1, best=1)
-    assert names(folder) == [0, 1]
+    assert saved_steps(folder) == [0, 1]
     for step in (2, 3, 4):
         save(folder, step, best=1)
-    assert names(folder) == [1, 3, 4]
+    assert saved_steps(folder) == [1, 3, 4]
     save(folder, 5, best=5)
-    assert names(folder) == [4, 5]
+    assert saved_steps(folder) == [4, 5]
     assert (folder.latest_step(), folder.load_best().progress.step) == (5, 5)
     for step in (6, 7, 8):
         save(folder, step, best=5, keep=1)
-    assert names(folder) == [5, 8]
-    same(Model(8).params, find_checkpoint(folder.path / "checkpoints" / "step-00000008").params)
+    assert saved_steps(folder) == [5, 8]
+    assert_same(
+        Model(8).params, find_checkpoint(folder.path / "checkpoints" / "step-00000008").params
+    )
     assert find_checkpoint(folder.path).progress.step == 5
 
 
@@ -197,7 +152,7 @@ def test_find_checkpoint_takes_whatever_a_person_names(folder):
     point = folder.path / "checkpoints" / "step-00000000"
     assert find_checkpoint(folder.path).progress.step == 1
     assert find_checkpoint(point).progress.step == 0
-    same(Model(0).params, find_checkpoint(point / "model.safetensors").params)
+    assert_same(Model(0).params, find_checkpoint(point / "model.safetensors").params)
 
 
 # --- saving -------------------------------------------------------------------------------
@@ -229,7 +184,7 @@ def test_a_fault_between_checkpoint_and_pointers_is_mended_by_resuming(count, fo
     assert at.best.step == at.step
     assert folder.best() == folder.latest()
     assert folder.load_best().progress.step == at.step
-    same(Model(at.step).params, model.params)
+    assert_same(Model(at.step).params, model.params)
 
 
 # --- resuming -----------------------------------------------------------------------------
@@ -239,7 +194,7 @@ def test_a_new_run_starts_at_zero_with_an_untouched_model(folder):
     model = Model(3)
     folder.append_metrics(line(1))  # of a process that died before its first save
     assert folder.restore(model) == Progress()
-    same(Model(3).params, model.params)
+    assert_same(Model(3).params, model.params)
     assert metrics(folder) == []
 
 
@@ -249,8 +204,8 @@ def test_restoring_brings_back_weights_moments_and_progress(folder):
     model = Model(0)
     at = folder.restore(model)
     assert at == saved
-    same(Model(7).params, model.params)
-    same(Model(7).moments, model.moments)
+    assert_same(Model(7).params, model.params)
+    assert_same(Model(7).moments, model.moments)
     assert model.step == 7
     at.unreported.append([0.0, 0.0, 0.0])  # a copy: nothing else changes
     assert folder.restore(model) == saved

@@ -16,6 +16,7 @@ from fwt.fwcore.cells import cells, presets
 from fwt.fwcore.errors import ConfigError
 from fwt.fwcore.frozen import Frozen
 from fwt.fwcore.spec import ModelSpec, ReportSpec, RunSpec, TrainSpec
+from tests.plain_spec import MODEL, RUN, put
 
 COUNT = st.integers(1, 10**6)
 EPOCHS = st.floats(0, 1e6, exclude_min=True)
@@ -147,24 +148,6 @@ RUNS = st.fixed_dictionaries(
         ),
     },
 )
-
-MODEL: dict[str, Any] = {
-    "encoder": {"kind": "embedding", "symbols": 37},
-    "core": {"kind": "fast-weights", "size": 20},
-    "head": {"classes": 10},
-}
-RUN: dict[str, Any] = {"task": {"kind": "retrieval"}, "model": MODEL, "train": {"epochs": 1}}
-
-
-def put(path: str, value: Any) -> dict[str, Any]:
-    """The plain run with one value changed or added."""
-    data = json.loads(json.dumps(RUN))
-    *tables, leaf = path.split(".")
-    at = data
-    for table in tables:
-        at = at.setdefault(table, {})
-    at[leaf] = value
-    return data
 
 
 def refusal(data: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fwt.fwcore.errors import ConfigError
+from fwt.fwcore.ops import NumpyArray
 from tests import cases
 from tests.cases import Engine
 from tests.conftest import engine
@@ -16,7 +17,7 @@ from tests.tolerances import assert_close
 SIZE, INPUTS, BATCH, TIME = 5, 4, 2, 7
 
 
-def native(on: Engine, array: cases.Array) -> Any:
+def native(on: Engine, array: NumpyArray) -> Any:
     """An array of the backend's framework in the engine's number type."""
     kind = array.astype(on.dtype)
     if on.name == "torch":

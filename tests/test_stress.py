@@ -25,9 +25,8 @@ from tests import cases, oracle
 from tests.cases import REAL_FORMS, Engine
 from tests.cli_tools import ROOT, TINY, clean_environment, good, refused, snapshot
 from tests.conftest import engine
-from tests.test_checkpoint import SPEC
-from tests.test_population import FAST, folders_of, population, run_spec, split, weights_of
-from tests.test_runs import Model
+from tests.population_cases import FAST, folders_of, population, run_spec, split, weights_of
+from tests.small_run import SPEC, Model
 from tests.tolerances import TOLERANCES, assert_close
 from tools import drift
 

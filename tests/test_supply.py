@@ -12,7 +12,7 @@ from types import CodeType
 import pytest
 
 from tests.cli_tools import ROOT
-from tests.test_imports import FILES
+from tests.sources import FILES
 
 # modules that make objects, and so run code, out of bytes
 UNPICKLERS = {

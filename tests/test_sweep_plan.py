@@ -18,7 +18,7 @@ from fwt.keys import KEYS
 from fwt.sweep.plan import NAMES, SearchSpec
 from fwt.sweep.study import Search, Trial, connect
 from tests.cli_tools import ROOT, clean_environment, good, refused
-from tests.test_cli_options import SAMPLES, at
+from tests.option_samples import SAMPLES, at
 
 HEAD = 'name = "one"\ntask = "retrieval"\nbackend = "torch"\n'
 SEARCH = "[search]\ntrials = 3\n[search.space]\n"

@@ -18,9 +18,8 @@ from fwt.fwcore.storage.runs import RunFolder
 from fwt.fwcore.training import loop
 from tests.cli_tools import ROOT, TINY, clean_environment, environment, fwt, good, snapshot
 from tests.conftest import need
-from tests.test_checkpoint import SPEC
-from tests.test_cli_signals import same_run
-from tests.test_runs import Model, line, names, progress, save
+from tests.equal_runs import same_run
+from tests.small_run import SPEC, Model, line, progress, save, saved_steps
 from tools.torture import judge
 from tools.torture.cases import unexpected
 from tools.torture.plan import FAILING, MEANING, ROUND, Blow, blows
@@ -78,7 +77,7 @@ def test_a_checkpoint_is_removed_as_a_whole(count, folder, monkeypatch):
     assert judge.faults_between(folder.path) == []
     with RunFolder.open(folder.path) as again:
         again.restore(Model())
-    assert names(folder) == [2]
+    assert saved_steps(folder) == [2]
 
 
 def _copy(run: Path) -> Path:
@@ -93,9 +92,9 @@ def test_older_checkpoints_are_removed_by_the_process_that_goes_on(folder, monke
         patch.setattr(RunFolder, "_prune", Dying(RunFolder._prune, 1))
         with pytest.raises(Killed):
             save(folder, 2)
-    assert names(folder) == [0, 1, 2]
+    assert saved_steps(folder) == [0, 1, 2]
     folder.restore(Model())
-    assert names(folder) == [1, 2]
+    assert saved_steps(folder) == [1, 2]
 
 
 def test_a_checkpoint_that_cannot_be_removed_is_told_and_the_run_goes_on(folder, monkeypatch):
@@ -111,7 +110,7 @@ def test_a_checkpoint_that_cannot_be_removed_is_told_and_the_run_goes_on(folder,
     monkeypatch.setattr(checkpoint, "rename", refused)
     with pytest.warns(UserWarning, match=r"step-00000000: cannot be removed: Operation not"):
         save(folder, 2)
-    assert names(folder) == [0, 1, 2]
+    assert saved_steps(folder) == [0, 1, 2]
     assert folder.latest_step() == 2
 
 

@@ -33,11 +33,11 @@ from fwt.fwcore.training.schedule import learning_rate
 from fwt.tasks.base import SPLITS
 from tests.cases import Engine
 from tests.conftest import engine, need
+from tests.equal_runs import metrics
 from tests.tolerances import assert_close
 
 PAIR = ("torch", "mlx")
 HALF, WHOLE = 50, 100
-TIMES = {"elapsed_s", "time", "examples_per_s"}
 
 
 FAST: dict[str, Any] = {"kind": "fast-weights", "size": 20, "decay": 0.95, "rate": 0.02}
@@ -140,11 +140,6 @@ def _runs(tmp_path_factory: pytest.TempPathFactory, data: Data) -> Runs:
 
 def tensors(path: Path, step: int, file: str) -> dict[str, NumpyArray]:
     return checkpoint.read_tensors(path / "checkpoints" / f"step-{step:08d}" / file)[0]
-
-
-def metrics(path: Path) -> list[dict[str, Any]]:
-    lines = (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
 
 
 def validation(path: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from fwt.fwcore.spec import RunSpec
 from fwt.sweep.plan import Range, SearchSpec
 from fwt.tasks import TASKS, parse
 from tests.cli_tools import check_refusal, clean_environment, good, refused, typed
-from tests.test_spec import MODEL, put
+from tests.plain_spec import MODEL, put
 
 TRAIN = ("train", "--task", "retrieval", "--dry-run")
 

@@ -1,4 +1,4 @@
-"""How far two results may be apart: one table, and the one function that compares by it."""
+"""How far two results may be apart: one table, and the functions that compare by it or exactly."""
 
 from __future__ import annotations
 
@@ -111,3 +111,12 @@ def _report(label: str, wanted: Any, given: Any, gap: Any, bound: Bound) -> str:
         f"RMS ratio {ratio:.3e}, allowed {bound.rtol:.1e} ({bound.reason}); "
         f"worst at {place}: wanted {wanted[place]!r}, got {given[place]!r}"
     )
+
+
+def assert_same(one: Any, other: Any) -> None:
+    """Equal names, shapes, types and bytes."""
+    assert one.keys() == other.keys()
+    for name, array in one.items():
+        assert array.dtype == other[name].dtype
+        assert array.shape == other[name].shape
+        assert array.tobytes() == other[name].tobytes(), name
