@@ -7,20 +7,17 @@ row numbers int64, numbers float32 or float64. Whatever else comes is refused wi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from fwt.fwcore import layers
 from fwt.fwcore.errors import CheckpointError, ConfigError
 from fwt.fwcore.memory import check_sizes
-from fwt.fwcore.ops import NumpyArray
+from fwt.fwcore.ops import OWN, NumpyArray
 from fwt.fwcore.params import Param, mismatches
 from fwt.fwcore.spec import ModelSpec
 from fwt.fwcore.training.batches import Split
-
-# what frameworks take without a copy or a warning
-OWN: tuple[Literal["C_CONTIGUOUS"], Literal["WRITEABLE"]] = ("C_CONTIGUOUS", "WRITEABLE")
 
 
 def _array(name: str, given: Any) -> NumpyArray:

@@ -9,12 +9,15 @@ says it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 Array = Any  # an array of the backend's own kind
 NumpyArray = np.ndarray[Any, np.dtype[Any]]
+
+# the NumPy arrays that frameworks take without a copy or a warning
+OWN: tuple[Literal["C_CONTIGUOUS"], Literal["WRITEABLE"]] = ("C_CONTIGUOUS", "WRITEABLE")
 
 
 class Ops(Protocol):

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from fwt.fwcore.ops import NumpyArray
+from fwt.fwcore.errors import CheckpointError
+from fwt.fwcore.ops import OWN, NumpyArray
 from fwt.fwcore.rng import Stream
 from fwt.fwcore.storage.dtypes import type_name
 
@@ -113,3 +114,30 @@ def mismatches(table: Sequence[Param], arrays: Mapping[str, NumpyArray]) -> list
         elif not np.isfinite(got).all():
             faults.append(f"{name!r} holds numbers that are not finite")
     return faults
+
+
+def check_fit(
+    table: Sequence[Param], arrays: Mapping[str, NumpyArray], where: str
+) -> dict[str, NumpyArray]:
+    """Arrays that are exactly those of a parameter table, contiguous.
+
+    Raises:
+        CheckpointError: naming every missing, extra, mis-shaped or mis-typed array.
+    """
+    faults = mismatches(table, arrays)
+    if faults:
+        raise CheckpointError(f"{where}: weights do not fit the model: {'; '.join(faults)}")
+    return {name: np.require(array, requirements=OWN) for name, array in arrays.items()}
+
+
+def as_parameters(
+    table: Sequence[Param], arrays: Mapping[str, NumpyArray], dtype: str
+) -> dict[str, NumpyArray]:
+    """Arrays that fit a table, in the type in which weights are kept for a number type.
+
+    Raises:
+        CheckpointError: they do not fit.
+    """
+    check_fit(table, arrays, "compile")
+    kind = np.float64 if dtype == "float64" else np.float32
+    return {param.name: arrays[param.name].astype(kind) for param in table}

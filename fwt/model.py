@@ -17,7 +17,7 @@ from fwt.fwcore.errors import ConfigError
 from fwt.fwcore.ops import NumpyArray
 from fwt.fwcore.spec import RunSpec
 from fwt.fwcore.storage.checkpoint import Checkpoint
-from fwt.fwcore.training.loop import EVALUATION_BATCH, measure
+from fwt.fwcore.training.evaluation import EVALUATION_BATCH, measure
 from fwt.opening import task_of
 from fwt.tasks.base import Reader, check_split
 

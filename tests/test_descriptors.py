@@ -116,7 +116,7 @@ def test_more_processes_than_open_files_allow_are_refused(tmp_path):
 def test_a_batch_of_a_sweep_is_as_large_as_there_is_room(tmp_path, monkeypatch):
     need("torch")
     from fwt.execute import batch
-    from fwt.fwcore.training.loop import Hooks
+    from fwt.fwcore.training.group import Hooks
 
     sizes, real = [], batch.prepare
 

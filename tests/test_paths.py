@@ -94,7 +94,7 @@ def test_every_option_and_argument_that_is_a_path_goes_through_one_place():
     free = [
         (verb, parameter.name)
         for verb, parameter in found
-        if parameter.type_descriptor.parameter_info.parser is not options.path
+        if parameter.type_descriptor.parameter_info.parser not in (options.path, options.checkpoint)
     ]
     assert free == []
 

@@ -22,8 +22,9 @@ from fwt.fwcore.ops import NumpyArray
 from fwt.fwcore.spec import RunSpec
 from fwt.fwcore.storage import checkpoint
 from fwt.fwcore.storage.runs import RunFolder
-from fwt.fwcore.training.batches import Dropout
-from fwt.fwcore.training.loop import Data, Hooks, Outcome, train, train_together
+from fwt.fwcore.training.batches import Data, Dropout
+from fwt.fwcore.training.group import Hooks
+from fwt.fwcore.training.loop import Result, train, train_together
 from fwt.fwcore.training.population import own_rates
 from tests.cases import Engine
 from tests.cli_tools import clean_environment, snapshot
@@ -77,7 +78,7 @@ class Trained:
     weights: dict[str, NumpyArray]
     moments: dict[str, NumpyArray]
     folder: Path
-    outcome: Outcome
+    outcome: Result
 
 
 def together(

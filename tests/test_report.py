@@ -16,7 +16,7 @@ import pytest
 from fwt import backends, tasks
 from fwt.execute.batch import work
 from fwt.fwcore.storage.runs import find_checkpoint
-from fwt.fwcore.training.loop import Hooks
+from fwt.fwcore.training.group import Hooks
 from fwt.sweep.result import Tried
 from tests.browser import DESKTOP, PHONE, Seen, visit
 from tests.cli_tools import TINY, TINY_BASE, clean_environment, good, refused

@@ -18,9 +18,10 @@ from fwt.fwcore.spec import NO_FLOAT16, RunSpec, TrainSpec
 from fwt.fwcore.storage import checkpoint
 from fwt.fwcore.storage.checkpoint import Progress
 from fwt.fwcore.storage.runs import RunFolder
-from fwt.fwcore.training import loop
-from fwt.fwcore.training.batches import Split
-from fwt.fwcore.training.loop import Data, train_together
+from fwt.fwcore.training import evaluation
+from fwt.fwcore.training.batches import Data, Split
+from fwt.fwcore.training.lockstep import Alone
+from fwt.fwcore.training.loop import train_together
 from tests import cases, oracle
 from tests.cases import REAL_FORMS, Engine
 from tests.cli_tools import ROOT, TINY, clean_environment, good, refused, snapshot
@@ -59,7 +60,7 @@ class Poisoned:
     """Models of which one gets a weight that is no number after so many updates.
 
     Attributes:
-        made: a population, or a model as `loop.Alone`.
+        made: a population, or a model as `Alone`.
         steps: updates that were asked for.
     """
 
@@ -113,7 +114,7 @@ def check_run(folder: RunFolder) -> list[dict[str, Any]]:
 
 
 def alone(on: Engine, spec: RunSpec) -> Any:
-    return loop.Alone(on.compile(spec.model, weights_of(spec)))
+    return Alone(on.compile(spec.model, weights_of(spec)))
 
 
 STEPS = 12  # updates; reports at 7 and 12
@@ -189,7 +190,7 @@ def test_a_test_split_that_overflows_ends_no_run_and_is_written_nowhere(
         assert {row["split"] for row in check_run(folder)} == {"train", "val"}
         assert not (folder.path / "DONE").exists()
         with pytest.raises(DivergedError, match="expected a finite loss, got loss=nan"):
-            loop.measure(models.model, given.test)
+            evaluation.measure(models.model, given.test)
 
 
 def test_weights_that_overflow_are_one_line_on_every_backend(
@@ -402,13 +403,13 @@ def test_the_last_slice_of_an_evaluation_may_be_one_example(
     count: int, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Slices of 4: fewer than one, one, one and a rest of 1, two and a rest of 1."""
-    monkeypatch.setattr(loop, "EVALUATION_BATCH", 4)
+    monkeypatch.setattr(evaluation, "EVALUATION_BATCH", 4)
     spec = cases.core_only({"kind": "fast-weights", "size": 3}, INPUTS)
     params, x = cases.params_of(spec), cases.noise(6, count, 3, INPUTS)
     targets = np.arange(count) % 2
     core = cases.oracle_core(spec.core)
     scores = oracle.network(params, x, encoder="none", core=core, head="plain")
-    found = loop.measure(engine.compile(spec, params), Split(x, targets))
+    found = evaluation.measure(engine.compile(spec, params), Split(x, targets))
     want = oracle.cross_entropy(scores, targets)
     assert_close("loss", want, found["loss"], "loss", engine.dtype, "oracle")
     wrong = int((scores.argmax(1) != targets).sum())
@@ -443,7 +444,7 @@ def test_no_example_and_no_time_step_are_refused_everywhere(
             made.stream(0)
         assert np.isfinite(made.forward(np.ones((1, 3, inputs), np.float32))).all()
     with pytest.raises(ConfigError, match="at least one example, got examples=0"):
-        loop.measure(made, Split(x[:0], targets[:0]))
+        evaluation.measure(made, Split(x[:0], targets[:0]))
 
 
 # --- small number types -------------------------------------------------------------------

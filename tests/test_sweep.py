@@ -20,7 +20,7 @@ from fwt.execute.batch import work
 from fwt.execute.cluster import Dask
 from fwt.execute.executor import Cluster
 from fwt.fwcore.spec import RunSpec
-from fwt.fwcore.training.loop import Hooks
+from fwt.fwcore.training.group import Hooks
 from fwt.jobs import Job, Outcome
 from tests.cli_tools import (
     ROOT,
@@ -73,7 +73,7 @@ def _scheduler(tmp_path_factory) -> Iterator[str]:
     words = [*dask, "scheduler", *common, "--host", "127.0.0.1", "--port", "0"]
     processes = [subprocess.Popen(words, **begun)]
     try:
-        while not file.exists():
+        while not (file.exists() and file.read_text()):  # it is made, then written
             assert processes[0].poll() is None
             time.sleep(0.05)
         words = [*dask, "worker", *common, "--nthreads", "1", "--no-nanny"]

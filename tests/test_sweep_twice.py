@@ -16,7 +16,7 @@ import pytest
 
 from fwt.execute.batch import carry_out, work
 from fwt.fwcore.errors import Interrupted
-from fwt.fwcore.training.loop import Hooks
+from fwt.fwcore.training.group import Hooks
 from fwt.jobs import Failure, Job, Outcome, last_outcome
 from tests.cli_tools import ROOT, clean_environment, environment, refused
 from tests.conftest import light, need

@@ -15,7 +15,7 @@ import pytest
 from fwt.fwcore.errors import ConfigError
 from fwt.fwcore.storage import checkpoint, durable
 from fwt.fwcore.storage.runs import RunFolder
-from fwt.fwcore.training import loop
+from fwt.fwcore.training import evaluation, lockstep
 from tests.cli_tools import ROOT, TINY, clean_environment, environment, fwt, good, snapshot
 from tests.conftest import need
 from tests.equal_runs import same_run
@@ -187,9 +187,9 @@ def test_a_lock_that_is_a_link_is_not_one_of_a_killed_process(tmp_path):
 def test_a_signal_in_the_final_evaluation_stops_it(sent, code, tmp_path, monkeypatch):
     need("torch")
     whole, run = tmp_path / "whole", tmp_path / "run"
-    monkeypatch.setattr(loop, "EVALUATION_BATCH", 16)  # of 64 examples
+    monkeypatch.setattr(evaluation, "EVALUATION_BATCH", 16)  # of 64 examples
     good("train", *RUN, "--out", whole)
-    real, calls = loop.Alone.evaluate, []
+    real, calls = lockstep.Alone.evaluate, []
 
     def evaluate(self, inputs, targets):
         calls.append(len(targets))
@@ -198,7 +198,7 @@ def test_a_signal_in_the_final_evaluation_stops_it(sent, code, tmp_path, monkeyp
         return real(self, inputs, targets)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Alone, "evaluate", evaluate)
+        patch.setattr(lockstep.Alone, "evaluate", evaluate)
         done = fwt("train", *RUN, "--quiet", "--out", run)
     assert done.code == code, done
     assert "at step 6 of 6" in done.err

@@ -27,8 +27,8 @@ from fwt.fwcore.params import initialise
 from fwt.fwcore.spec import RunSpec
 from fwt.fwcore.storage import checkpoint
 from fwt.fwcore.storage.runs import RunFolder
-from fwt.fwcore.training.batches import BatchOrder, dropout
-from fwt.fwcore.training.loop import Data, train
+from fwt.fwcore.training.batches import BatchOrder, Data, dropout
+from fwt.fwcore.training.loop import train
 from fwt.fwcore.training.schedule import learning_rate
 from fwt.tasks.base import SPLITS
 from tests.cases import Engine

@@ -15,9 +15,8 @@ from fwt.backends.mlx.ops import MlxOps
 from fwt.fwcore import limits, model
 from fwt.fwcore.errors import BackendError
 from fwt.fwcore.ops import NumpyArray
-from fwt.fwcore.params import initialise
+from fwt.fwcore.params import as_parameters, initialise
 from fwt.fwcore.spec import ModelSpec
-from fwt.fwcore.training.loop import as_parameters
 from fwt.fwcore.training.ranks import Ranks
 
 DTYPES = {"float32": mx.float32, "float64": mx.float64, "bfloat16": mx.bfloat16}

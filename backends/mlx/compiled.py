@@ -33,11 +33,10 @@ from fwt.fwcore.inputs import (
     check_state,
 )
 from fwt.fwcore.ops import NumpyArray
-from fwt.fwcore.params import Param
+from fwt.fwcore.params import Param, check_fit
 from fwt.fwcore.spec import ModelSpec, TrainSpec
 from fwt.fwcore.storage.layouts import permute_in, permute_out
 from fwt.fwcore.training.batches import Dropout, Split
-from fwt.fwcore.training.loop import check_fit
 from fwt.fwcore.training.ranks import SINGLE, Ranks
 
 Step = Callable[..., mx.array]

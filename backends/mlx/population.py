@@ -16,10 +16,10 @@ from fwt.fwcore import model
 from fwt.fwcore.fused import choose
 from fwt.fwcore.inputs import check_moments, check_rows, check_split
 from fwt.fwcore.ops import NumpyArray
+from fwt.fwcore.params import as_parameters, check_fit
 from fwt.fwcore.spec import ModelSpec, TrainSpec
 from fwt.fwcore.storage.layouts import permute_in, permute_out
 from fwt.fwcore.training.batches import Dropout, Split
-from fwt.fwcore.training.loop import as_parameters, check_fit
 from fwt.fwcore.training.population import Member, Rows, own_rates
 
 Arrays = dict[str, mx.array]

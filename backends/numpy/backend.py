@@ -11,10 +11,9 @@ from fwt.backends.numpy.ops import NumpyOps
 from fwt.fwcore import limits, model
 from fwt.fwcore.errors import BackendError
 from fwt.fwcore.ops import NumpyArray
-from fwt.fwcore.params import initialise
+from fwt.fwcore.params import as_parameters, initialise
 from fwt.fwcore.spec import ModelSpec
 from fwt.fwcore.training import launcher
-from fwt.fwcore.training.loop import as_parameters
 from fwt.fwcore.training.ranks import SINGLE, Ranks
 
 

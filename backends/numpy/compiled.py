@@ -21,9 +21,9 @@ from fwt.fwcore.inputs import (
     check_targets,
 )
 from fwt.fwcore.ops import NumpyArray
+from fwt.fwcore.params import check_fit
 from fwt.fwcore.spec import ModelSpec, TrainSpec
 from fwt.fwcore.training.batches import Dropout, Split
-from fwt.fwcore.training.loop import check_fit
 from fwt.fwcore.training.ranks import SINGLE, Ranks
 
 

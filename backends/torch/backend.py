@@ -14,10 +14,9 @@ from fwt.backends.torch.precision import MODES
 from fwt.fwcore import limits, model
 from fwt.fwcore.errors import BackendError
 from fwt.fwcore.ops import NumpyArray
-from fwt.fwcore.params import initialise
+from fwt.fwcore.params import as_parameters, initialise
 from fwt.fwcore.spec import ModelSpec
 from fwt.fwcore.training import launcher
-from fwt.fwcore.training.loop import as_parameters
 from fwt.fwcore.training.ranks import Ranks
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}

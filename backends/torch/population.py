@@ -19,10 +19,10 @@ from fwt.backends.torch.precision import in_precision
 from fwt.fwcore import model
 from fwt.fwcore.inputs import check_moments, check_rows, check_split
 from fwt.fwcore.ops import NumpyArray
+from fwt.fwcore.params import as_parameters, check_fit
 from fwt.fwcore.spec import ModelSpec, TrainSpec
 from fwt.fwcore.storage.layouts import permute_in
 from fwt.fwcore.training.batches import Dropout, Split
-from fwt.fwcore.training.loop import as_parameters, check_fit
 from fwt.fwcore.training.population import Member, Rows, own_rates
 
 

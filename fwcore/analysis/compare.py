@@ -12,7 +12,7 @@ import numpy as np
 from fwt.fwcore.ops import NumpyArray
 from fwt.fwcore.rng import Stream
 from fwt.fwcore.training.batches import Split
-from fwt.fwcore.training.loop import EVALUATION_BATCH
+from fwt.fwcore.training.evaluation import EVALUATION_BATCH
 
 # Largest differences between two backends in float32 (NumPy in float64): of logits, as a part of
 # the largest logit; of a gradient, as a part of the largest entry of that parameter's gradient.

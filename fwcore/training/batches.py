@@ -40,6 +40,15 @@ class Dropout(NamedTuple):
     hidden: NumpyArray | None
 
 
+@dataclass(frozen=True)
+class Data:
+    """The three splits of a task."""
+
+    train: Split
+    val: Split
+    test: Split
+
+
 @dataclass
 class BatchOrder:
     """Which examples an update sees: each epoch a new permutation, cut into whole batches.

@@ -7,7 +7,6 @@ everywhere and are those of one process with the whole batch, up to rounding. Ra
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,7 +15,7 @@ from fwt.fwcore.errors import ConfigError, RankLostError
 from fwt.fwcore.ops import NumpyArray
 from fwt.fwcore.spec import RunSpec, TrainSpec
 from fwt.fwcore.storage.checkpoint import Progress
-from fwt.fwcore.storage.runs import RunFolder, Weighted
+from fwt.fwcore.storage.runs import Weighted
 from fwt.fwcore.training.batches import Dropout, Split
 
 
@@ -157,66 +156,30 @@ def lost(ranks: Ranks, error: RuntimeError) -> RankLostError:
     )
 
 
-def _told(ranks: Ranks, model: Weighted, progress: Progress) -> Progress:
-    """Rank 0's progress, with its weights and moments in the models of all ranks."""
-    found = Progress.model_validate_json(shared_text(ranks, progress.model_dump_json()))
-    if found.step:
+def share_progress(ranks: Ranks, model: Weighted, progress: Progress | None) -> Progress:
+    """Rank 0's progress, with its weights and moments in the models of all ranks.
+
+    Args:
+        ranks: the processes.
+        model: of this one.
+        progress: what rank 0 has; None on the others.
+    """
+    progress = progress or Progress()
+    if ranks.count == 1:
+        return progress
+    common = Progress.model_validate_json(shared_text(ranks, progress.model_dump_json()))
+    if common.step:
         weights = shared_arrays(ranks, model.parameters())
         moments = shared_arrays(ranks, model.optimizer_state())
         if ranks.number:
             model.load_parameters(weights)
-            model.load_optimizer_state(moments, found.step)
-    return found
+            model.load_optimizer_state(moments, common.step)
+    return common
 
 
-class Leader(RunFolder):
-    """The run folder on rank 0, which tells the others what it reads."""
-
-    def __init__(self, path: Path, ranks: Ranks) -> None:
-        super().__init__(path)
-        self._ranks = ranks
-
-    def restore(self, model: Weighted) -> Progress:
-        return _told(self._ranks, model, super().restore(model))
-
-    def restore_best(self, model: Weighted) -> None:
-        super().restore_best(model)
-        shared_arrays(self._ranks, model.parameters())
-
-
-class Follower(RunFolder):
-    """The run folder on another rank: it is told what rank 0 reads, and writes nothing."""
-
-    def __init__(self, path: Path, ranks: Ranks) -> None:
-        super().__init__(path)
-        self._ranks = ranks
-        self._step: int | None = None
-
-    def restore(self, model: Weighted) -> Progress:
-        found = _told(self._ranks, model, Progress())
-        self._step = found.step or None
-        return found
-
-    def restore_best(self, model: Weighted) -> None:
-        model.load_parameters(shared_arrays(self._ranks, model.parameters()))
-
-    def latest(self) -> Path | None:
-        """The checkpoint that rank 0 saves last, which need not be on the disk yet."""
-        return None if self._step is None else self.checkpoint_of(self._step)
-
-    def save(self, model: Weighted, spec: RunSpec, progress: Progress) -> None:
-        """Rank 0 does."""
-        self._step = progress.step
-
-    def append_metrics(self, line: Mapping[str, Any]) -> None:
-        """Rank 0 does."""
-
-    def finish(self, result: Mapping[str, Any]) -> None:
-        """Rank 0 does."""
-
-
-def folder_on(ranks: Ranks, folder: RunFolder) -> RunFolder:
-    """A run folder as this rank may use it."""
-    if ranks.count == 1:
-        return folder
-    return (Follower if ranks.number else Leader)(folder.path, ranks)
+def share_weights(ranks: Ranks, model: Weighted) -> None:
+    """Put rank 0's weights into the models of all ranks."""
+    if ranks.count > 1:
+        weights = shared_arrays(ranks, model.parameters())
+        if ranks.number:
+            model.load_parameters(weights)

@@ -13,8 +13,9 @@ from fwt.bench.subjects import Framework
 from fwt.bench.timing import timed
 from fwt.fwcore.spec import RunSpec
 from fwt.fwcore.storage.runs import RunFolder
-from fwt.fwcore.training.batches import BatchOrder
-from fwt.fwcore.training.loop import Data, Hooks, train
+from fwt.fwcore.training.batches import BatchOrder, Data
+from fwt.fwcore.training.group import Hooks
+from fwt.fwcore.training.loop import train
 from fwt.tasks.base import SPLITS
 
 

@@ -11,7 +11,8 @@ from fwt.execute.screen import Screen
 from fwt.execute.session import Session, close_session, last_session
 from fwt.fwcore.storage.runs import DONE, RunFolder
 from fwt.fwcore.training import launcher
-from fwt.fwcore.training.loop import Hooks, train
+from fwt.fwcore.training.group import Hooks
+from fwt.fwcore.training.loop import train
 from fwt.jobs import Job, Revision
 from fwt.signals import StopFlag
 

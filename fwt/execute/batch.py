@@ -17,7 +17,7 @@ from fwt.fwcore.frozen import digest_of
 from fwt.fwcore.spec import RunSpec
 from fwt.fwcore.storage.descriptors import room, room_for
 from fwt.fwcore.storage.runs import RunFolder
-from fwt.fwcore.training.loop import Hooks
+from fwt.fwcore.training.group import Hooks
 from fwt.fwcore.training.population import OWN
 from fwt.jobs import Failure, Job, Outcome, last_outcome
 from fwt.lists import AXES

@@ -11,7 +11,7 @@ from typing import Any, Protocol, Self
 from fwt.execute import batch
 from fwt.execute.batch import Work, carry_out
 from fwt.fwcore.errors import BackendError, Interrupted
-from fwt.fwcore.training.loop import Hooks
+from fwt.fwcore.training.group import Hooks
 from fwt.jobs import Job, Outcome, last_outcome
 
 BEGIN, WAIT = "", "wait"  # the split of a line that says that a batch begins, or waits

@@ -14,8 +14,7 @@ from fwt.fwcore.frozen import changes
 from fwt.fwcore.spec import RunSpec
 from fwt.fwcore.storage.runs import RunFolder
 from fwt.fwcore.training import launcher
-from fwt.fwcore.training.batches import BatchOrder
-from fwt.fwcore.training.loop import Data
+from fwt.fwcore.training.batches import BatchOrder, Data
 from fwt.fwcore.training.ranks import SINGLE, Ranks, check_together
 from fwt.jobs import Job
 from fwt.opening import check_form

@@ -15,7 +15,8 @@ from fwt.fwcore.errors import ConfigError, DivergedError, FwtError
 from fwt.fwcore.paths import quote
 from fwt.fwcore.storage.descriptors import room_for
 from fwt.fwcore.storage.runs import DONE, RunFolder, taken
-from fwt.fwcore.training.loop import Hooks, train_together
+from fwt.fwcore.training.group import Hooks
+from fwt.fwcore.training.loop import train_together
 from fwt.jobs import Failure, Job, Outcome
 from fwt.signals import StopFlag
 

@@ -14,7 +14,7 @@ from distributed import Reschedule, Status, Worker, get_worker
 from fwt.execute.batch import Work, carry_out
 from fwt.execute.executor import BEGIN, WAIT
 from fwt.fwcore.errors import Interrupted
-from fwt.fwcore.training.loop import Hooks
+from fwt.fwcore.training.group import Hooks
 from fwt.jobs import Job, Outcome
 
 _stops: dict[str, int] = {}  # which sweeps were asked to stop, and by which signal
