@@ -7,7 +7,7 @@ DEMO ?= runs/demo
 
 .PHONY: demo test test-lowest test-newest reproduce search bench docs figures fuzz misuse ranks torture drift sanitize lint check clean
 
-$(READY): pyproject.toml setup.py backends/torch/fused/kernel.cpp backends/torch/convnet.cpp backends/torch/alstm.cpp backends/torch/denormals.cpp backends/mlx/blas.cpp
+$(READY): pyproject.toml setup.py $(wildcard backends/*/*.cpp backends/*/*/*.cpp backends/*/*/*/*.cpp)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'

@@ -6,6 +6,7 @@ equations operation by operation and MLX its own products, and `fwt doctor --jso
 
 import platform
 import sys
+from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
 
@@ -25,20 +26,24 @@ VECTORS = []
 if platform.machine().lower() in ("x86_64", "amd64"):
     VECTORS.append("-march=x86-64-v3")  # AVX2; a processor without it is told from at run time
 
-SOURCES = {
-    "fwt.backends.torch.fused._kernel": ("backends/torch/fused/kernel.cpp", VECTORS),
-    "fwt.backends.torch._alstm": ("backends/torch/alstm.cpp", VECTORS),
-    "fwt.backends.torch._convnet": ("backends/torch/convnet.cpp", VECTORS),
-    "fwt.backends.torch._denormals": ("backends/torch/denormals.cpp", VECTORS),
-}
-if sys.platform == "linux":
-    SOURCES["fwt.backends.mlx._blas"] = ("backends/mlx/blas.cpp", [])
+# backends/torch/kernels/alstm.cpp is fwt.backends.torch.kernels._alstm, and so on; MLX needs its
+# own on Linux alone
+SOURCES = [
+    source
+    for source in sorted(Path("backends").glob("*/**/*.cpp"))
+    if "mlx" not in source.parts or sys.platform == "linux"
+]
 
 setup(
     packages=[*PACKAGES, *SHIPPED],
     package_dir={**FOLDERS, **SHIPPED},
     ext_modules=[
-        Extension(name, sources=[source], extra_compile_args=[*FLAGS, *flags], optional=True)
-        for name, (source, flags) in SOURCES.items()
+        Extension(
+            ".".join(["fwt", *source.parent.parts, f"_{source.stem}"]),
+            sources=[source.as_posix()],
+            extra_compile_args=[*FLAGS, *(VECTORS if "torch" in source.parts else [])],
+            optional=True,
+        )
+        for source in SOURCES
     ],
 )

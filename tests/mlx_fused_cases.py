@@ -54,7 +54,7 @@ def run(
     backend = need("mlx")
     import mlx.core as mx
 
-    from fwt.backends.mlx import fused
+    from fwt.backends.mlx.kernels import fused
 
     batch, steps, chunk = shape
     spec = cases.core_only(cases.core_of(name, SIZE, **more), FEATURES)

@@ -35,7 +35,7 @@ def compiler() -> str:
 
 def _function(direction: str, edit: Edit, sizes: Sequence[tuple[int, int]]) -> str:
     """A body as a function template, and one entry that picks R and the number of threads."""
-    from fwt.backends.mlx.fused import kernel
+    from fwt.backends.mlx.kernels.fused import kernel
 
     inputs, outputs = kernel.INPUTS[direction], kernel.OUTPUTS[direction]
     typed = [f"const {'int' if name == 'plan' else 'real'}* {name}" for name in inputs]
@@ -57,7 +57,7 @@ def _function(direction: str, edit: Edit, sizes: Sequence[tuple[int, int]]) -> s
 
 
 class StandIn:
-    """`fwt.backends.mlx.fused.kernel.Runner`: the bodies compiled for some R, on some threads.
+    """`Runner` of the MLX kernels: the bodies compiled for some R, on some threads.
 
     Args:
         folder: where the library is made.
@@ -76,7 +76,7 @@ class StandIn:
         flags: Sequence[str] = (),
     ) -> None:
         gcc = compiler()  # or the test is skipped, before MLX is imported
-        from fwt.backends.mlx.fused import kernel
+        from fwt.backends.mlx.kernels.fused import kernel
 
         self.dtype, self.threads, self.calls = np.dtype(dtype), sizes[0][1], 0
         real = {"float32": "float", "float64": "double"}[dtype]

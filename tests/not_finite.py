@@ -80,7 +80,7 @@ def hold(label: str, forms: list[dict[str, Any]], got: dict[str, Any]) -> None:
 
 def forms_of(given: list[Any]) -> list[dict[str, Any]]:
     """`results` by the forms of the equations that multiply in another order."""
-    from fwt.backends.torch.fused import operator
+    from fwt.backends.torch.kernels.fused import operator
 
     plan, found = operator.memory.plan, []
     for form in ("matrix", "attention"):

@@ -24,7 +24,7 @@ class Operator(NamedTuple):
 
     def run(self, backward: bool = False) -> Any:
         """The operator, or that of its gradients."""
-        module = import_module(f"fwt.backends.torch.{self.module}")
+        module = import_module(f"fwt.backends.torch.kernels.{self.module}")
         return getattr(module, f"{self.name}_backward" if backward else self.name)
 
     def call(self, *given: Any) -> tuple[Any, ...]:
@@ -33,7 +33,7 @@ class Operator(NamedTuple):
 
     def equations(self, *given: Any) -> tuple[Any, ...]:
         """The same by the equations."""
-        return tuple(import_module(f"fwt.backends.torch.{self.module}")._equations(*given))
+        return tuple(import_module(f"fwt.backends.torch.kernels.{self.module}")._equations(*given))
 
 
 FAST = Operator("fused.operator", "fast_weights", 1)

@@ -43,7 +43,7 @@ def start(size: int, copies: int, batch: int) -> dict[str, Any]:
 def test_it_holds_the_equations(
     size: int, copies: int, batch: int, time: int, times: float, from_zeros: bool, dtype: str
 ) -> None:
-    from fwt.backends.torch import alstm
+    from fwt.backends.torch.kernels import alstm
 
     on = compiled(size, copies, dtype, times)
     given = {} if from_zeros else start(size, copies, batch)
@@ -54,7 +54,7 @@ def test_it_holds_the_equations(
 
 
 def test_permutations_are_those_of_the_equations() -> None:
-    from fwt.backends.torch.alstm import places
+    from fwt.backends.torch.kernels.alstm import places
 
     row = np.arange(11.0)
     want = (row @ equations.permutations(11, 3)).reshape(3, 11)
@@ -65,7 +65,7 @@ def test_permutations_are_those_of_the_equations() -> None:
 @pytest.mark.parametrize("part", range(9))
 def test_what_is_not_finite_is_not_hidden(part: int, wrong: float) -> None:
     """In any part of `pre`; 1e30 is finite, and its square is not."""
-    from fwt.backends.torch import alstm
+    from fwt.backends.torch.kernels import alstm
     from fwt.backends.torch.ops import TorchOps
 
     half, copies = 4, 2
@@ -86,9 +86,9 @@ def test_what_is_not_finite_is_not_hidden(part: int, wrong: float) -> None:
 
 
 def test_many_threads_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fwt.backends.torch.fused import cpu
+    from fwt.backends.torch.kernels import library
 
-    monkeypatch.setattr(cpu, "SMALL", 0)
+    monkeypatch.setattr(library, "SMALL", 0)
     made = compiled(22, 3, "float32")
     x, targets = cases.noise(1, 13, 3, INPUTS), np.arange(13) % 2
     results = []

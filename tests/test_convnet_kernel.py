@@ -44,14 +44,14 @@ def core_names(on: Any) -> list[str]:
 
 
 def unroll() -> model.Unroll:
-    from fwt.backends.torch import convnet
+    from fwt.backends.torch.kernels import convnet
 
     return convnet.unroll
 
 
 def pooled(*arrays: Any) -> Any:
     """The operator: pictures (N, S^2), K1 (R, 9), b1 (R) -> out."""
-    from fwt.backends.torch.convnet import pooled_convolution
+    from fwt.backends.torch.kernels.convnet import pooled_convolution
 
     return pooled_convolution(*arrays)[0]
 

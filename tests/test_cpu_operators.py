@@ -25,7 +25,7 @@ both = pytest.mark.parametrize("kind", KINDS)
 
 
 def module(kind: str) -> Any:
-    return import_module(f"fwt.backends.torch.{kind}")
+    return import_module(f"fwt.backends.torch.kernels.{kind}")
 
 
 def compiled(kind: str, dtype: str) -> Any:
@@ -143,14 +143,14 @@ def test_where_it_runs_is_said(
 def test_without_the_library_the_equations_run_and_it_is_said(
     kind: str, broken: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fwt.backends.torch.fused import cpu
+    from fwt.backends.torch.kernels import library
 
     x = cases.noise(1, 2, 3, INPUTS)
     want = compiled(kind, "float64").states(x)[0]
     if "LEAST" in broken:
-        monkeypatch.setattr(cpu.platform, "machine", lambda: "x86_64")
+        monkeypatch.setattr(library.platform, "machine", lambda: "x86_64")
     for name, value in broken.items():
-        monkeypatch.setattr(cpu, name, value)
+        monkeypatch.setattr(library, name, value)
     made = compiled(kind, "float64")
     assert made.describe(2, 3)["kernel"] == "none"
     hold({"outputs": want}, {"outputs": made.states(x)[0]}, "float64")
@@ -193,8 +193,8 @@ def test_a_state_that_is_handed_on_goes_on(kind: str) -> None:
 
 @both
 def test_the_time_loop_is_the_override(kind: str) -> None:
-    from fwt.backends.torch.module import time_loop
+    from fwt.backends.torch.kernels import kernel_of
 
     made = compiled(kind, "float32")
-    assert time_loop(made.spec.core, made.module.ops, "auto") is module(kind).unroll
+    assert kernel_of(made.spec.core, made.module.ops, "auto").unroll is module(kind).unroll
     assert module(kind).unroll is not model.unroll

@@ -98,9 +98,9 @@ def test_the_shapes_cross_borders_and_fill_lanes() -> None:
 
 
 def test_many_threads_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fwt.backends.torch.fused import cpu
+    from fwt.backends.torch.kernels import library
 
-    monkeypatch.setattr(cpu, "SMALL", 0)
+    monkeypatch.setattr(library, "SMALL", 0)
     spec = spec_of("fast-sum-final-boundary-S1-flat", size=40)
     made = engine("torch", "float32").compile(spec, cases.params_of(spec, spread=0.1), "fused")
     x = cases.noise(1, 40, 30, INPUTS)
@@ -137,7 +137,7 @@ def arguments(chunk: int, norm: bool = True, inner: int = 2, members: int = 2) -
 @pytest.mark.parametrize("norm", [True, False])
 @pytest.mark.parametrize("inner", [0, 1, 3])
 def test_gradcheck(chunk: int, norm: bool, inner: int) -> None:
-    from fwt.backends.torch.fused.operator import fast_weights as operator
+    from fwt.backends.torch.kernels.fused.operator import fast_weights as operator
 
     given = arguments(chunk, norm, inner)
     assert torch.autograd.gradcheck(lambda *args: operator(*args)[0], given)
@@ -148,14 +148,14 @@ def test_gradcheck(chunk: int, norm: bool, inner: int) -> None:
 def test_opcheck(chunk: int) -> None:
     from torch import library
 
-    from fwt.backends.torch.fused.operator import fast_weights as operator
+    from fwt.backends.torch.kernels.fused.operator import fast_weights as operator
 
     found = library.opcheck(operator, arguments(chunk))
     assert set(found.values()) == {"SUCCESS"}
 
 
 def test_vmap_is_the_members_one_by_one() -> None:
-    from fwt.backends.torch.fused.operator import fast_weights as operator
+    from fwt.backends.torch.kernels.fused.operator import fast_weights as operator
 
     given = arguments(2)
     mapped = [place in (0, 1, 7, 8, 9, 10) for place in range(len(given))]
@@ -228,12 +228,12 @@ def test_bfloat16_stays_with_the_equations() -> None:
 def test_without_the_library_the_equations_run_and_it_is_said(
     broken: dict[str, Any], reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fwt.backends.torch.fused import cpu
+    from fwt.backends.torch.kernels import library
 
     if "LEAST" in broken:
-        monkeypatch.setattr(cpu.platform, "machine", lambda: "x86_64")
+        monkeypatch.setattr(library.platform, "machine", lambda: "x86_64")
     for name, value in broken.items():
-        monkeypatch.setattr(cpu, name, value)
+        monkeypatch.setattr(library, name, value)
     on, spec = engine("torch", "float32"), spec_of("fast-sum-final-boundary-S1-flat")
     assert on.backend.fused()["cpu"].startswith("none: ")
     assert reason in on.backend.fused()["cpu"]

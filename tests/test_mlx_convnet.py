@@ -29,7 +29,7 @@ def layers(side: int, size: int, piece: int, monkeypatch: pytest.MonkeyPatch) ->
     need("mlx")
     import mlx.core as mx
 
-    from fwt.backends.mlx import convnet
+    from fwt.backends.mlx.kernels import convnet
     from fwt.backends.mlx.ops import MlxOps
 
     monkeypatch.setattr(convnet, "PIECE", piece * side**2 * size)
@@ -108,7 +108,7 @@ def test_a_model_runs_it_and_gives_what_the_equations_give(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Scores, states from a given one, and all gradients of the loss."""
-    from fwt.backends.mlx import convnet, module
+    from fwt.backends.mlx.kernels import convnet
 
     spec = cases.core_only({"kind": "convnet", "size": 4, "steps": STEPS}, 49)
     x, targets = cases.noise(1, 5, STEPS, 49), np.arange(5) % 2
@@ -121,7 +121,7 @@ def test_a_model_runs_it_and_gives_what_the_equations_give(
             calls.append(1)
             return loop(*arguments, **more)
 
-        monkeypatch.setattr(module.convnet, "unroll", spied)
+        monkeypatch.setattr(convnet, "unroll", spied)
         on = engine("mlx", "float64").compile(spec, cases.params_of(spec))
         outputs, state = on.states(x, given)
         loss, slopes = on.gradients(x, targets)

@@ -41,8 +41,8 @@ def _single(tmp_path_factory: pytest.TempPathFactory) -> StandIn:
 @pytest.fixture(name="use")
 def _use(exact: StandIn, monkeypatch: pytest.MonkeyPatch) -> Iterator[Use]:
     """The fused core runs the kernels' bodies, on a number of threads a sequence."""
-    from fwt.backends.mlx import fused
-    from fwt.backends.mlx.fused import kernel
+    from fwt.backends.mlx.kernels import fused
+    from fwt.backends.mlx.kernels.fused import kernel
 
     loop = partial(kernel.time_loop, run=exact)
     monkeypatch.setattr(fused, "_time_loop", lambda size: loop)
@@ -90,8 +90,8 @@ def test_a_traced_step_runs_each_kernel_once() -> None:
     need("mlx")
     import mlx.core as mx
 
-    from fwt.backends.mlx.fused import kernel
-    from fwt.backends.mlx.fused.loop import Schedule
+    from fwt.backends.mlx.kernels.fused import kernel
+    from fwt.backends.mlx.kernels.fused.loop import Schedule
 
     ran = []
 
@@ -142,7 +142,7 @@ def test_not_a_number_reaches_the_states(use: Use, monkeypatch: pytest.MonkeyPat
 def test_the_check_passes_kernels_that_hold(single: StandIn) -> None:
     import mlx.core as mx
 
-    from fwt.backends.mlx.fused import check
+    from fwt.backends.mlx.kernels.fused import check
 
     assert not check.held(7, single, mx.cpu)
     before = single.calls
@@ -159,7 +159,7 @@ def test_rounding_stays_below_a_fifth_of_the_bound(
 ) -> None:
     import mlx.core as mx
 
-    from fwt.backends.mlx.fused import check
+    from fwt.backends.mlx.kernels.fused import check
 
     monkeypatch.setattr(check, "TOLERANCE", check.TOLERANCE / 5)
     for trial in check.FIRST + check.EVERY:
@@ -168,7 +168,7 @@ def test_rounding_stays_below_a_fifth_of_the_bound(
 
 def test_the_check_tries_every_variant_and_odd_lengths() -> None:
     need("mlx")
-    from fwt.backends.mlx.fused import check, kernel
+    from fwt.backends.mlx.kernels.fused import check, kernel
 
     trials = check.FIRST + check.EVERY
     assert {(t.norm, t.inner > 0) for t in trials} == set(product(("sum", "none"), (True, False)))
@@ -188,7 +188,7 @@ def broken(direction: str, old: str, new: str) -> Callable[[str], str]:
         return text.replace(old, new) if old in text else text
 
     need("mlx")
-    from fwt.backends.mlx.fused import kernel
+    from fwt.backends.mlx.kernels.fused import kernel
 
     assert kernel.text(direction).count(old) == 1
     return edit
@@ -212,8 +212,8 @@ def test_wrong_kernels_fail_the_check_and_auto_does_without(
     wrong = StandIn(tmp_path, "float32", CHECKED, broken(direction, old, new))
     import mlx.core as mx
 
-    from fwt.backends.mlx import fused
-    from fwt.backends.mlx.fused import check
+    from fwt.backends.mlx.kernels import fused
+    from fwt.backends.mlx.kernels.fused import check
     from fwt.backends.mlx.ops import MlxOps
 
     with pytest.warns(check.KernelWarning, match="backend mlx: no fused core: its kernels do not"):
@@ -248,7 +248,7 @@ def test_kernels_that_do_not_run_fail_the_check(error: Exception) -> None:
     need("mlx")
     import mlx.core as mx
 
-    from fwt.backends.mlx.fused import check
+    from fwt.backends.mlx.kernels.fused import check
 
     run = raising(error)
     with pytest.warns(check.KernelWarning):
@@ -262,7 +262,7 @@ def test_a_fault_of_another_kind_is_not_hidden() -> None:
     need("mlx")
     import mlx.core as mx
 
-    from fwt.backends.mlx.fused import check
+    from fwt.backends.mlx.kernels.fused import check
 
     with pytest.raises(ZeroDivisionError):
         check.failure(None, raising(ZeroDivisionError("ours")), mx.cpu)
@@ -271,7 +271,7 @@ def test_a_fault_of_another_kind_is_not_hidden() -> None:
 def test_more_units_than_the_kernels_hold_are_refused(single: StandIn) -> None:
     import mlx.core as mx
 
-    from fwt.backends.mlx.fused import check
+    from fwt.backends.mlx.kernels.fused import check
 
     assert check.failure(513, single, mx.cpu) == "its kernels hold at most 512 units, and size=513"
 
@@ -284,7 +284,7 @@ def checked_by(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     need("mlx")
     import mlx.core as mx
 
-    from fwt.backends.mlx.fused import check
+    from fwt.backends.mlx.kernels.fused import check
 
     real = check.failure
     monkeypatch.setattr(check, "failure", lambda size, _, device: real(size, run, mx.cpu))
@@ -299,14 +299,15 @@ def test_a_gpu_has_the_fused_core_that_holds(
 ) -> None:
     import mlx.core as mx
 
-    from fwt.backends.mlx import fused
+    from fwt.backends.mlx import kernels
+    from fwt.backends.mlx.kernels import fused
     from fwt.backends.mlx.ops import MlxOps
 
     checked_by(single, monkeypatch)
     gpu, core = mx.Device(mx.gpu), model_of(7).core
     assert fused.missing(core, MlxOps(mx.float32), gpu) is None
-    assert fused.status(gpu) == fused.described(core, "fused", gpu, None)
-    assert fused.status(gpu) in ("Metal", "CUDA")
+    assert kernels.fused_on(gpu) == kernels.name_of(core, "fused", gpu, None)
+    assert kernels.fused_on(gpu) in ("Metal", "CUDA")
     assert fused.missing(core, MlxOps(mx.bfloat16), gpu) == "there is none for dtype bfloat16"
 
 
@@ -314,8 +315,9 @@ def test_without_it_auto_goes_on_and_the_reason_is_told(monkeypatch: pytest.Monk
     backend = need("mlx")
     import mlx.core as mx
 
-    from fwt.backends.mlx import fused
-    from fwt.backends.mlx.fused import check
+    from fwt.backends.mlx import kernels
+    from fwt.backends.mlx.kernels import fused
+    from fwt.backends.mlx.kernels.fused import check
     from fwt.backends.mlx.ops import MlxOps
 
     checked_by(raising(RuntimeError("no such device")), monkeypatch)
@@ -325,8 +327,8 @@ def test_without_it_auto_goes_on_and_the_reason_is_told(monkeypatch: pytest.Monk
         reason = fused.missing(core, MlxOps(mx.float32), gpu)
     assert reason is not None
     assert "no such device" in reason
-    assert fused.described(core, "attention", gpu, reason) == f"none: {reason}"
-    assert fused.described(lstm, "auto", gpu, "it has no memory") == "none"
+    assert kernels.name_of(core, "attention", gpu, reason) == f"none: {reason}"
+    assert kernels.name_of(lstm, "auto", gpu, "it has no memory") == "none"
     monkeypatch.setattr(type(backend), "devices", lambda self: ["gpu", "cpu"])
     assert backend.fused() == {"gpu": f"none: {reason}", "cpu": "custom_function"}
     monkeypatch.setattr(fused, "missing", lambda core, ops, device: reason)
@@ -339,7 +341,7 @@ def test_without_it_auto_goes_on_and_the_reason_is_told(monkeypatch: pytest.Monk
 
 def test_a_form_asked_for_by_name_is_not_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     backend = need("mlx")
-    from fwt.backends.mlx import fused
+    from fwt.backends.mlx.kernels import fused
 
     monkeypatch.setattr(fused, "missing", raising(AssertionError("asked")))
     for form in ("matrix", "attention", "chunked"):
@@ -352,8 +354,8 @@ def test_the_cpu_keeps_its_own_time_loop() -> None:
     backend = need("mlx")
     import mlx.core as mx
 
-    from fwt.backends.mlx import fused
-    from fwt.backends.mlx.fused import kernel, loop
+    from fwt.backends.mlx.kernels import fused
+    from fwt.backends.mlx.kernels.fused import kernel, loop
 
     with mx.stream(mx.cpu):
         assert fused._time_loop(3) is loop.time_loop
@@ -367,8 +369,8 @@ def test_the_gpu_runs_what_was_held_and_nothing_else(monkeypatch: pytest.MonkeyP
     need("mlx")
     import mlx.core as mx
 
-    from fwt.backends.mlx import fused
-    from fwt.backends.mlx.fused import check, kernel, loop
+    from fwt.backends.mlx.kernels import fused
+    from fwt.backends.mlx.kernels.fused import check, kernel, loop
 
     monkeypatch.setattr(mx, "default_device", lambda: mx.Device(mx.gpu))
     monkeypatch.setattr(check, "_HELD", {(3, kernel.on_gpu, mx.gpu)})
@@ -381,7 +383,7 @@ def test_the_kernels_hold_on_the_gpu_of_this_machine() -> None:
     need("mlx")
     import mlx.core as mx
 
-    from fwt.backends.mlx.fused import check, kernel
+    from fwt.backends.mlx.kernels.fused import check, kernel
 
     if not mx.is_available(mx.gpu):
         pytest.skip("no GPU of MLX here")

@@ -18,7 +18,7 @@ def test_mlx_takes_the_text_and_a_build_without_a_gpu_says_so() -> None:
     need("mlx")
     import mlx.core as mx
 
-    from fwt.backends.mlx.fused import kernel
+    from fwt.backends.mlx.kernels.fused import kernel
 
     if mx.is_available(mx.gpu):
         pytest.skip("this build has a GPU")
@@ -45,7 +45,7 @@ def test_mlx_takes_the_text_and_a_build_without_a_gpu_says_so() -> None:
 @pytest.mark.parametrize("target", ["metal", "cuda"])
 def test_the_text_is_what_all_three_languages_read(target: str, direction: str) -> None:
     need("mlx")
-    from fwt.backends.mlx.fused import kernel
+    from fwt.backends.mlx.kernels.fused import kernel
 
     made = kernel.source(direction, target)
     code = re.sub(r"//.*", "", made["header"] + made["source"])
@@ -68,7 +68,7 @@ def test_the_text_is_what_all_three_languages_read(target: str, direction: str) 
 def test_the_name_tells_one_text_from_another(monkeypatch: pytest.MonkeyPatch) -> None:
     """MLX keeps compiled kernels under their names, on CUDA from process to process."""
     need("mlx")
-    from fwt.backends.mlx.fused import kernel
+    from fwt.backends.mlx.kernels.fused import kernel
 
     before, text = kernel.source("forward", "cuda")["name"], kernel.text
     assert kernel.source("forward", "cuda")["name"] == before
@@ -94,7 +94,7 @@ POSITIONS = "uint thread_index_in_threadgroup, uint3 threadgroup_position_in_gri
 
 
 def arguments(direction: str, space: str) -> str:
-    from fwt.backends.mlx.fused import kernel
+    from fwt.backends.mlx.kernels.fused import kernel
 
     typed = [
         f"const {space}{'int' if name == 'plan' else 'float'}* {name}"
@@ -106,7 +106,7 @@ def arguments(direction: str, space: str) -> str:
 def test_the_metal_text_parses(tmp_path: Path) -> None:
     """Metal is C++ with address spaces; without these g++ reads it, as MLX puts it together."""
     gcc = compiler()
-    from fwt.backends.mlx.fused import kernel
+    from fwt.backends.mlx.kernels.fused import kernel
 
     path = tmp_path / "metal.cpp"
     for direction in ("forward", "backward"):
@@ -127,7 +127,7 @@ def test_the_cuda_text_compiles(tmp_path: Path) -> None:
     nvcc = shutil.which("nvcc")
     if nvcc is None:
         pytest.skip("no CUDA compiler here")
-    from fwt.backends.mlx.fused import kernel
+    from fwt.backends.mlx.kernels.fused import kernel
 
     path = tmp_path / "cuda.cu"
     text = ""

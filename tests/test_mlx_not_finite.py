@@ -34,7 +34,7 @@ def results(loop: TimeLoop, given: list[Any]) -> dict[str, Any]:
     """As `not_finite.results` names them: outputs, and gradients but those of decay and rate."""
     import mlx.core as mx
 
-    from fwt.backends.mlx.fused.loop import Schedule
+    from fwt.backends.mlx.kernels.fused.loop import Schedule
     from fwt.fwcore.cells.common import LAYER_NORM_EPSILON
 
     z, w, which, stores, wipe, inner, norm, gain, bias, decay, rate, chunk = given
@@ -74,7 +74,7 @@ def results(loop: TimeLoop, given: list[Any]) -> dict[str, Any]:
 
 def time_loop(kind: str, kernels: StandIn) -> TimeLoop:
     need("mlx")
-    from fwt.backends.mlx.fused import kernel, loop
+    from fwt.backends.mlx.kernels.fused import kernel, loop
 
     found: dict[str, TimeLoop] = {
         "loop": loop.time_loop,

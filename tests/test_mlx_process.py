@@ -67,9 +67,9 @@ def test_a_library_that_others_planted_in_the_shared_folder_is_not_loaded(tmp_pa
 
 @pytest.fixture(name="place")
 def _place(tmp_path, monkeypatch):
-    """`fwt.backends.mlx.kernels`, whose cache and temporary folders are below `tmp_path`."""
+    """`fwt.backends.mlx.compiler`, whose cache and temporary folders are below `tmp_path`."""
     need("mlx")
-    from fwt.backends.mlx import kernels as place
+    from fwt.backends.mlx import compiler as place
 
     monkeypatch.setattr(place, "cache_folder", lambda: tmp_path / "cache" / "kernels")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))

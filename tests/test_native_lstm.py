@@ -30,13 +30,13 @@ def compiled(dtype: str, **core: Any) -> Any:
 @pytest.mark.parametrize("from_zeros", [True, False])
 @pytest.mark.parametrize(("batch", "time"), [(1, 1), (1, 7), (3, 11)])
 def test_it_holds_the_equations(batch: int, time: int, from_zeros: bool, dtype: str) -> None:
-    from fwt.backends.torch import native
+    from fwt.backends.torch.kernels import lstm
 
     on = compiled(dtype)
     names = () if from_zeros else ("h", "c")
     given = {name: cases.noise(7 + i, batch, SIZE) for i, name in enumerate(names)}
     x = cases.noise(1, batch, time, INPUTS)
-    want, got = (loop_results(on, loop, x, given) for loop in (model.unroll, native.unroll))
+    want, got = (loop_results(on, loop, x, given) for loop in (model.unroll, lstm.unroll))
     hold(want, got, dtype)
 
 
@@ -51,21 +51,20 @@ def test_it_holds_the_equations(batch: int, time: int, from_zeros: bool, dtype: 
     ],
 )
 def test_where_it_runs_is_said(core: dict[str, Any], dtype: str, kernel: str) -> None:
-    from fwt.backends.torch import native
-    from fwt.backends.torch.module import time_loop
+    from fwt.backends.torch.kernels import kernel_of, lstm
 
     on = compiled(dtype, **core)
     assert on.describe(2, 3)["kernel"] == kernel
-    wanted = native.unroll if kernel != "none" else model.unroll
-    assert time_loop(on.spec.core, on.module.ops, "auto") is wanted
+    wanted = lstm.unroll if kernel != "none" else model.unroll
+    assert kernel_of(on.spec.core, on.module.ops, "auto").unroll is wanted
 
 
 def test_a_model_on_a_gpu_runs_the_equations() -> None:
     import torch
 
-    from fwt.backends.torch import native
+    from fwt.backends.torch.kernels import lstm
     from fwt.backends.torch.ops import TorchOps
 
     core = ModelSpec.parse(compiled("float32").spec.json_data(), "test").core
-    assert native.covers(core, TorchOps(torch.device("cpu"), torch.float32))
-    assert not native.covers(core, TorchOps(torch.device("meta"), torch.float32))
+    assert lstm.covers(core, TorchOps(torch.device("cpu"), torch.float32))
+    assert not lstm.covers(core, TorchOps(torch.device("meta"), torch.float32))

@@ -189,7 +189,7 @@ def test_a_compiled_step_goes_on_from_loaded_weights_and_moments() -> None:
 WORKERS = """
 import torch
 from fwt import backends
-from fwt.backends.torch.denormals import flushed
+from fwt.backends.torch.kernels.denormals import flushed
 
 def zeros():
     return int((torch.full((1 << 20,), 1e-30) * 1e-10 == 0).sum())

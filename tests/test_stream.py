@@ -48,7 +48,7 @@ def test_steps_give_what_the_sequence_gives(variant: str, engine: Engine) -> Non
 
 
 def test_the_fused_stream_is_what_runs_on_the_cpu_of_torch() -> None:
-    from fwt.backends.torch.fused.stream import FusedStream
+    from fwt.backends.torch.kernels.fused.stream import FusedStream
 
     spec = cases.core_only(cases.core_of("fast-sum-final-boundary-S1-flat", SIZE), INPUTS)
     on = engine("torch", "float32")

@@ -123,7 +123,7 @@ CASES: dict[str, Case] = {
 
 def run(case: Case, dtype: str, device: str) -> dict[str, NumpyArray]:
     """Both kernels on arrays of a case: what they give, by name, in float64."""
-    from fwt.backends.torch.fused import cuda
+    from fwt.backends.torch.kernels.fused import cuda
 
     for name, value in case.limits:
         setattr(cuda, name, value)
@@ -147,7 +147,7 @@ def run(case: Case, dtype: str, device: str) -> dict[str, NumpyArray]:
 
 def fresh(case: Case, dtype: str, device: str) -> dict[str, NumpyArray]:
     """The same, with the module's constants put back afterwards."""
-    from fwt.backends.torch.fused import cuda
+    from fwt.backends.torch.kernels.fused import cuda
 
     before = {name: getattr(cuda, name) for name, _ in case.limits}
     try:
@@ -361,7 +361,7 @@ def test_kernels_compile_for_a_gpu_that_is_not_here(
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
 
-    from fwt.backends.torch.fused import cuda
+    from fwt.backends.torch.kernels.fused import cuda
 
     kernel = getattr(cuda, f"{direction}_kernel")
     options = {

@@ -32,7 +32,7 @@ def load(precision: str) -> object:
     import mlx.core as mx
 
     from fwt.backends.mlx.backend import MlxBackend
-    from fwt.backends.mlx.kernels import use_private_folder
+    from fwt.backends.mlx.compiler import use_private_folder
 
     use_private_folder()
     if late and wanted == "0" and before != "0" and mx.is_available(mx.gpu):

@@ -8,7 +8,7 @@ from importlib.metadata import version
 import mlx.core as mx
 
 from fwt.backends.contract import no_dtype
-from fwt.backends.mlx import fused, ranks
+from fwt.backends.mlx import kernels, ranks
 from fwt.backends.mlx.blas import use_numpys
 from fwt.backends.mlx.compiled import MlxCompiled
 from fwt.backends.mlx.ops import MlxOps
@@ -37,7 +37,7 @@ class MlxBackend:
 
     def fused(self) -> dict[str, str]:
         """A GPU is asked for first whether its kernels hold the equations."""
-        return {name: fused.status(mx.Device(getattr(mx, name))) for name in self.devices()}
+        return {name: kernels.fused_on(mx.Device(getattr(mx, name))) for name in self.devices()}
 
     def device(self, name: str) -> str:
         """A device's full name; `auto` means the first.

@@ -11,10 +11,10 @@ import mlx.core as mx
 import numpy as np
 from mlx import nn, utils
 
-from fwt.backends.mlx import fused
+from fwt.backends.mlx import kernels
 from fwt.backends.mlx.adam import Adam
 from fwt.backends.mlx.blas import use_numpys
-from fwt.backends.mlx.module import Network, time_loop
+from fwt.backends.mlx.module import Network
 from fwt.backends.mlx.ops import MlxOps
 from fwt.backends.mlx.ranks import MlxRanks
 from fwt.fwcore import blas, model
@@ -94,7 +94,7 @@ class MlxCompiled:
         self._table: dict[str, Param] = {param.name: param for param in model.parameters(spec)}
         self._ops, self._device = ops, device
         asked = memory in ("auto", "fused")  # what is not wanted is not checked
-        self._missing = fused.missing(spec.core, ops, device) if asked else None
+        self._missing = kernels.fused_missing(spec.core, ops, device) if asked else None
         self._memory = choose(memory, self._missing, self.backend)
         with mx.stream(device):
             self.module = Network(spec, self._native(params), ops, self._memory)
@@ -124,7 +124,7 @@ class MlxCompiled:
         chosen = model.memory_plan(self.spec, self._memory, x.shape[0], x.shape[1])
         with mx.stream(self._device):
             start = {name: self._array(array) for name, array in checked.items()}
-            run = time_loop(self.spec.core, self._memory)
+            run = kernels.time_loop(self.spec.core, self._memory)
             outputs, state = run(
                 self._ops, self.spec, self.module.weights(), self._array(x), chosen, start, first
             )
@@ -320,7 +320,7 @@ class MlxCompiled:
             "dtype": str(self._ops.dtype).removeprefix("mlx.core."),
             "memory": chosen.form if self.spec.core.memory_reads else "none",
             "chunk": chosen.chunk,
-            "kernel": fused.described(self.spec.core, chosen.form, self._device, self._missing),
+            "kernel": kernels.name_of(self.spec.core, chosen.form, self._device, self._missing),
             "threads": blas.threads() if place == "cpu" and use_numpys() else None,
             "step": "compiled, one trace",
         }

@@ -8,10 +8,9 @@ from typing import Any
 import mlx.core as mx
 from mlx import nn
 
-from fwt.backends.mlx import convnet, fused
+from fwt.backends.mlx.kernels import time_loop
 from fwt.backends.mlx.ops import MlxOps
 from fwt.fwcore import model
-from fwt.fwcore.cells.base import CellSpec
 from fwt.fwcore.ops import NumpyArray
 from fwt.fwcore.spec import ModelSpec
 from fwt.fwcore.storage.layouts import turned
@@ -27,13 +26,6 @@ def canonical(ops: MlxOps, spec: ModelSpec, arrays: Mapping[str, mx.array]) -> d
         name: ops.cast(a.transpose(*orders[name]) if name in orders else a)
         for name, a in arrays.items()
     }
-
-
-def time_loop(core: CellSpec, memory: str) -> model.Unroll:
-    """The time loop of a core: the fused one, an override for CPUs, or the equations."""
-    if memory == "fused":
-        return fused.unroll
-    return convnet.unroll if convnet.covers(core) else model.unroll
 
 
 class Network(nn.Module):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from fwt.backends.contract import no_dtype
-from fwt.backends.torch import fused, ranks
+from fwt.backends.torch import kernels, ranks
 from fwt.backends.torch.compiled import TorchCompiled
 from fwt.backends.torch.ops import TorchOps
 from fwt.backends.torch.precision import MODES
@@ -39,7 +39,7 @@ class TorchBackend:
         return cards + ["cpu"] + (["mps"] if torch.backends.mps.is_available() else [])
 
     def fused(self) -> dict[str, str]:
-        return {device: fused.kernel(torch.device(device)) for device in self.devices()}
+        return {device: kernels.fused_on(device) for device in self.devices()}
 
     def device(self, name: str) -> str:
         """A device's full name: `auto`, `gpu` and `cuda` mean the first that fits.

@@ -12,12 +12,12 @@ from torch.nn import Parameter, functional
 from torch.nn.parallel import DistributedDataParallel
 
 from fwt.backends.contract import Stream
-from fwt.backends.torch import fused
+from fwt.backends.torch import kernels
 from fwt.backends.torch.adam import Adam
-from fwt.backends.torch.denormals import flushed
-from fwt.backends.torch.fused.stream import FusedStream
 from fwt.backends.torch.graph import CudaRecorder, StepGraph
-from fwt.backends.torch.module import Network, override, time_loop
+from fwt.backends.torch.kernels.denormals import flushed
+from fwt.backends.torch.kernels.fused.stream import FusedStream
+from fwt.backends.torch.module import Network
 from fwt.backends.torch.ops import TorchOps
 from fwt.backends.torch.precision import in_precision
 from fwt.fwcore import model
@@ -54,7 +54,7 @@ class TorchCompiled:
         self.spec = spec
         self._table: dict[str, Param] = {param.name: param for param in model.parameters(spec)}
         self._ops = ops
-        self._memory = choose(memory, fused.missing(spec.core, ops), self.backend)
+        self._memory = choose(memory, kernels.fused_missing(spec.core, ops), self.backend)
         self.module = Network(spec, params, ops, self._memory)
         self._optimizer: Adam | None = None
         self._clip = 0.0
@@ -80,7 +80,7 @@ class TorchCompiled:
         start = {name: self._tensor(array) for name, array in checked.items()}
         form = "auto" if self._memory == "fused" and start else self._memory
         chosen = model.memory_plan(self.spec, form, x.shape[0], x.shape[1])
-        run = time_loop(self.spec.core, self._ops, form)
+        run = kernels.kernel_of(self.spec.core, self._ops, form).unroll
         with torch.no_grad():
             outputs, state = run(
                 self._ops, self.spec, self.module.weights(), self._tensor(x), chosen, start, first
@@ -267,12 +267,6 @@ class TorchCompiled:
         if self._graph is not None:
             self._graph.reset()  # these are other arrays
 
-    def _kernel(self, form: str) -> str:
-        if form == "fused":
-            return fused.KERNELS[self._ops.device.type]
-        found = override(self.spec.core, self._ops)
-        return found.KERNEL if found else "none"
-
     def describe(self, batch: int, steps: int) -> dict[str, Any]:
         chosen = model.memory_plan(self.spec, self._memory, batch, steps)
         return {
@@ -281,7 +275,7 @@ class TorchCompiled:
             "dtype": str(self._ops.dtype).removeprefix("torch."),
             "memory": chosen.form if self.spec.core.memory_reads else "none",
             "chunk": chosen.chunk,
-            "kernel": self._kernel(chosen.form),
+            "kernel": kernels.kernel_of(self.spec.core, self._ops, chosen.form).name,
             "threads": torch.get_num_threads() if self._ops.device.type == "cpu" else None,
             "step": ("one CUDA graph" if self._ops.device.type == "cuda" else "eager")
             + ", fused Adam",

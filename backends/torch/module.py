@@ -3,34 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from fwt.backends.torch import alstm, convnet, fused, native
+from fwt.backends.torch import kernels
 from fwt.backends.torch.ops import TorchOps
 from fwt.fwcore import model
-from fwt.fwcore.cells.base import CellSpec
 from fwt.fwcore.ops import NumpyArray
 from fwt.fwcore.spec import ModelSpec
-
-
-def override(core: CellSpec, ops: TorchOps) -> ModuleType | None:
-    """What computes a core without a fused one in place of the equations; None if they do.
-
-    Its `KERNEL` is its name, its `unroll` the time loop.
-    """
-    return next((found for found in (native, convnet, alstm) if found.covers(core, ops)), None)
-
-
-def time_loop(core: CellSpec, ops: TorchOps, memory: str) -> model.Unroll:
-    """The time loop of a core: the fused one, another override, or the equations."""
-    if memory == "fused":
-        return fused.unroll
-    found = override(core, ops)
-    loop: model.Unroll = found.unroll if found else model.unroll
-    return loop
 
 
 class Network(torch.nn.Module):
@@ -48,7 +29,7 @@ class Network(torch.nn.Module):
     ) -> None:
         super().__init__()
         self.spec, self.ops, self.memory = spec, ops, memory
-        self._run = time_loop(spec.core, ops, memory)
+        self._run = kernels.kernel_of(spec.core, ops, memory).unroll
         for name, array in params.items():
             values = torch.tensor(array, device=ops.device)
             *path, leaf = name.split(".")

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from fwt.backends.contract import Backend
-from fwt.backends.torch import alstm, convnet, fused
+from fwt.backends.torch import kernels
 from fwt.backends.torch.adam import add_param_group
-from fwt.backends.torch.denormals import flushed
 from fwt.backends.torch.graph import CudaRecorder, StepGraph
+from fwt.backends.torch.kernels.denormals import flushed
 from fwt.backends.torch.precision import in_precision
 from fwt.fwcore import model
 from fwt.fwcore.inputs import check_moments, check_rows, check_split
@@ -88,7 +88,8 @@ class TorchPopulation:
         self._table = model.parameters(specs[0])
         self._like = backend.compile(specs[0], params[0], device=device, dtype=dtype, memory=memory)
         self._ops, self._memory = self._like.module.ops, self._like.module.memory
-        self._run, self._kernel = self._time_loop()
+        kernel = kernels.kernel_of(specs[0].core, self._ops, self._memory, together=True)
+        self._run, self._kernel = kernel.unroll, kernel.name
         first = [as_parameters(self._table, member, dtype) for member in params]
         self._rows = Rows(self._table, {p.name: p.shape for p in self._table})
         packed = np.stack([self._rows.pack(member) for member in first])
@@ -103,15 +104,6 @@ class TorchPopulation:
         self._graph: StepGraph | None = None
         self._clip = 0.0
         self._data: tuple[Tensor, Tensor] | None = None
-
-    def _time_loop(self) -> tuple[model.Unroll, str]:
-        """That of a member alone if it can be mapped, else the equations; and its kernel."""
-        if self._memory == "fused":
-            return fused.unroll, fused.KERNELS[self._ops.device.type]
-        for found in (convnet, alstm):
-            if found.covers(self.specs[0].core, self._ops):
-                return found.unroll, found.KERNEL
-        return model.unroll, "none"
 
     def _tensor(self, array: NumpyArray) -> Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(array)).to(self._ops.device)

@@ -14,8 +14,8 @@ from torch.nn import functional
 
 from fwt.backends.contract import Backend
 from fwt.backends.torch.backend import TorchBackend
-from fwt.backends.torch.denormals import flushed
 from fwt.backends.torch.graph import CudaRecorder, Recorder, StepGraph
+from fwt.backends.torch.kernels.denormals import flushed
 from fwt.bench import machine
 from fwt.bench.naive_torch import Naive
 from fwt.bench.roofline import Ceilings

@@ -23,10 +23,12 @@ from typing import Any
 from tools.outcome import kept, place
 from tools.sanitize.calls import KINDS
 
+ROOT = Path(__file__).resolve().parents[2]
+# name of a library that has calls -> its source
 SOURCES = {
-    "kernel": "backends/torch/fused/kernel.cpp",
-    "alstm": "backends/torch/alstm.cpp",
-    "convnet": "backends/torch/convnet.cpp",
+    path.stem: path.relative_to(ROOT).as_posix()
+    for path in sorted(ROOT.glob("backends/torch/kernels/**/*.cpp"))
+    if path.stem in KINDS
 }
 FLAGS = ["-std=c++17", "-O1", "-g", "-Wno-psabi", "-fno-math-errno", "-shared", "-fPIC"]
 CHECKS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]

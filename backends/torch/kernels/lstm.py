@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from torch import Tensor, lstm
 
-from fwt.backends.torch.fused import Outputs
-from fwt.backends.torch.fused.cpu import NAMES
+from fwt.backends.torch.kernels.fused import Outputs
+from fwt.backends.torch.kernels.library import NAMES
 from fwt.backends.torch.ops import TorchOps
 from fwt.fwcore.cells.base import CellSpec, Weights
 from fwt.fwcore.cells.lstm import LSTMState, Spec
@@ -20,6 +20,7 @@ from fwt.fwcore.ops import Ops
 from fwt.fwcore.spec import ModelSpec
 
 KERNEL = "torch.lstm"
+MAPS = False  # vmap has no rule for it
 
 
 def covers(core: CellSpec, ops: TorchOps) -> bool:

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fwt.backends.torch.fused import cpu, operator
+from fwt.backends.torch.kernels import library
+from fwt.backends.torch.kernels.fused import cpu, operator
 from fwt.backends.torch.ops import TorchOps
 from fwt.fwcore import fused
 from fwt.fwcore.cells import fast_weights
@@ -28,7 +29,7 @@ def missing(core: CellSpec, ops: TorchOps) -> str | None:
     reason = fused.uncovered(core)
     if reason is not None:
         return reason
-    if ops.dtype not in cpu.NAMES:
+    if ops.dtype not in library.NAMES:
         return f"there is none for dtype {str(ops.dtype).removeprefix('torch.')}"
     return _missing_on(ops.device)
 
@@ -37,7 +38,7 @@ def _missing_on(device: torch.device) -> str | None:
     if device.type not in KERNELS:
         return f"there is none for device {device.type}"
     if device.type == "cpu":
-        return cpu.missing()
+        return library.missing(cpu.LIBRARY)
     return None if find_spec("triton") else "Triton is not installed"
 
 

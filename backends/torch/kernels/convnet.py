@@ -20,12 +20,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, library
+from torch import Tensor
 
-from fwt.backends.torch.arguments import Array, Sizes, Table
-from fwt.backends.torch.derivatives import Gradients, Rule, refuse, register
-from fwt.backends.torch.fused import cpu
-from fwt.backends.torch.mapped import one_by_one
+from fwt.backends.torch.kernels import library
+from fwt.backends.torch.kernels.arguments import Array, Sizes, Table
+from fwt.backends.torch.kernels.derivatives import Gradients, Rule, refuse, register
+from fwt.backends.torch.kernels.mapped import one_by_one
 from fwt.backends.torch.ops import TorchOps
 from fwt.fwcore import model
 from fwt.fwcore.cells import convnet
@@ -35,7 +35,8 @@ from fwt.fwcore.ops import Ops
 from fwt.fwcore.spec import ModelSpec
 
 KERNEL = "C++"
-LIBRARY = "fwt.backends.torch._convnet"
+MAPS = True  # vmap goes over it
+LIBRARY = "fwt.backends.torch.kernels._convnet"
 BLOCK = 64  # BLOCK of convnet.cpp
 WORDS = {torch.float32: torch.int32, torch.float64: torch.int64}
 FORWARD, BACKWARD = "fwt::pooled_convolution", "fwt::pooled_convolution_backward"
@@ -49,16 +50,14 @@ class Shape(ctypes.Structure):
 
 def covers(core: CellSpec, ops: TorchOps) -> bool:
     """Whether `unroll` computes a core: a ConvNet, on the CPU, in float32 or 64, once built."""
-    if not isinstance(core, convnet.Spec) or ops.device.type != "cpu":
-        return False
-    return ops.dtype in cpu.NAMES and cpu.missing(LIBRARY) is None
+    return isinstance(core, convnet.Spec) and library.covers(LIBRARY, ops.device, ops.dtype)
 
 
 def _run(direction: str, shape: Shape, dtype: torch.dtype, *tensors: Tensor | None) -> None:
     """Every block of glimpses, on as many threads as torch uses."""
     products = shape.count * shape.side**2 * convnet.KERNEL**2 * shape.size
-    call = cpu.entry(direction, dtype, LIBRARY)
-    cpu.run(call, shape, -(-shape.count // BLOCK), products, tensors)
+    call = library.entry(LIBRARY, direction, dtype)
+    library.run(call, shape, -(-shape.count // BLOCK), products, tensors)
 
 
 def _shape(pictures: Tensor, weight: Tensor) -> Shape:
@@ -127,10 +126,10 @@ def _fake_backward(grad: Tensor, pictures: Tensor, weight: Tensor, *given: Any) 
     return empty, torch.empty_like(weight), weight.new_empty(len(weight))
 
 
-library.define(
+torch.library.define(
     FORWARD, "(Tensor pictures, Tensor weight, Tensor bias) -> (Tensor out, Tensor winners)"
 )
-library.define(
+torch.library.define(
     BACKWARD,
     "(Tensor grad, Tensor pictures, Tensor weight, Tensor winners, bool seen) "
     "-> (Tensor dpictures, Tensor dweight, Tensor dbias)",
@@ -153,12 +152,12 @@ def _gradient(given: Any, results: Any, slopes: Any, wanted: Any) -> Gradients:
     return found[0] if wanted[0] else None, *found[1:]
 
 
-library.impl(FORWARD, "cpu", _forward)
-library.impl(BACKWARD, "cpu", _backward)
-library.register_fake(FORWARD, _empty)
-library.register_fake(BACKWARD, _fake_backward)
-library.register_vmap(FORWARD, partial(one_by_one, pooled_convolution))
-library.register_vmap(BACKWARD, partial(one_by_one, pooled_convolution_backward))
+torch.library.impl(FORWARD, "cpu", _forward)
+torch.library.impl(BACKWARD, "cpu", _backward)
+torch.library.register_fake(FORWARD, _empty)
+torch.library.register_fake(BACKWARD, _fake_backward)
+torch.library.register_vmap(FORWARD, partial(one_by_one, pooled_convolution))
+torch.library.register_vmap(BACKWARD, partial(one_by_one, pooled_convolution_backward))
 register("pooled_convolution", Rule(1, pooled_convolution, _equations, _gradient))
 refuse("pooled_convolution_backward", "pooled_convolution")
 

@@ -40,7 +40,7 @@ from typing import Any, cast
 
 import mlx.core as mx
 
-from fwt.backends.mlx.fused.loop import Schedule, Tree, slow_weights
+from fwt.backends.mlx.kernels.fused.loop import Schedule, Tree, slow_weights
 
 # fmt: off
 INPUTS = {
@@ -86,7 +86,11 @@ def language() -> str:
 
 def text(name: str) -> str:
     """One of the files of C beside this one."""
-    return files("fwt.backends.mlx.fused").joinpath(f"kernel_{name}.h").read_text(encoding="ascii")
+    return (
+        files("fwt.backends.mlx.kernels.fused")
+        .joinpath(f"kernel_{name}.h")
+        .read_text(encoding="ascii")
+    )
 
 
 def source(direction: str, target: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from fwt.backends.torch.arguments import Sizes
+from fwt.backends.torch.kernels.arguments import Sizes
 
 LANE_BYTES = 32  # BYTES of kernel.cpp
 

@@ -6,12 +6,13 @@ import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
 
-LIBRARY = "fwt.backends.torch._denormals"
+from fwt.backends.torch.kernels import library
+
+LIBRARY = "fwt.backends.torch.kernels._denormals"
 
 
 class Workers(NamedTuple):
@@ -34,15 +35,14 @@ class Workers(NamedTuple):
 @cache
 def _workers() -> Workers | None:
     """None where the library was not built, or torch's OpenMP has no such call (Windows)."""
-    found = find_spec(LIBRARY)
+    functions = library.load(LIBRARY)
     parallel = getattr(ctypes.CDLL(torch._C.__file__), "GOMP_parallel", None)
-    if found is None or found.origin is None or parallel is None:
+    if functions is None or parallel is None:
         return None
     parallel.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
     parallel.restype = None
-    library = ctypes.CDLL(found.origin)
-    library.fwt_bits.restype = ctypes.c_uint64
-    return Workers(parallel, library)
+    functions.fwt_bits.restype = ctypes.c_uint64
+    return Workers(parallel, functions)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 import numpy as np
 
-from fwt.backends.mlx.fused import kernel, unrolled
+from fwt.backends.mlx.kernels.fused import kernel, unrolled
 from fwt.backends.mlx.ops import MlxOps
 from fwt.fwcore import model
 from fwt.fwcore.memory import Plan

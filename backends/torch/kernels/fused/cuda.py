@@ -42,9 +42,9 @@ import torch
 import triton
 from torch import Tensor
 
-from fwt.backends.torch.fused.kept import empty
-from fwt.backends.torch.fused.triton_backward import backward_kernel
-from fwt.backends.torch.fused.triton_forward import forward_kernel
+from fwt.backends.torch.kernels.fused.kept import empty
+from fwt.backends.torch.kernels.fused.triton_backward import backward_kernel
+from fwt.backends.torch.kernels.fused.triton_forward import forward_kernel
 from fwt.fwcore.cells.common import LAYER_NORM_EPSILON
 
 # by sequence: the slow brackets W h + C x; the brackets, normalised where there is a norm, and 1 /
@@ -95,7 +95,7 @@ def forward(
     rate: Tensor,
     chunk: int,
 ) -> list[Tensor]:
-    """All time steps of all sequences: see `fwt.backends.torch.fused.operator`.
+    """All time steps of all sequences: see `fwt.backends.torch.kernels.fused.operator`.
 
     Args:
         z: slow input, (P, B, T, R).

@@ -8,7 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fwt.backends.torch.fused.triton_parts import (
+from fwt.backends.torch.kernels.fused.triton_parts import (
     chosen,
     log2_of,
     normalise,

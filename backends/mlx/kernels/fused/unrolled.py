@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import mlx.core as mx
 
-from fwt.backends.mlx.fused.loop import Schedule, Tree
+from fwt.backends.mlx.kernels.fused.loop import Schedule, Tree
 from fwt.fwcore import fused
 from fwt.fwcore.cells import fast_weights
 from fwt.fwcore.cells.base import Weights

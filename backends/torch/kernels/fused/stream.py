@@ -7,8 +7,9 @@ import ctypes
 import torch
 from torch import Tensor
 
-from fwt.backends.torch.arguments import Array, Table
-from fwt.backends.torch.fused import cpu
+from fwt.backends.torch.kernels import library
+from fwt.backends.torch.kernels.arguments import Array, Table
+from fwt.backends.torch.kernels.fused import cpu
 from fwt.backends.torch.ops import TorchOps
 from fwt.fwcore.cells import fast_weights
 from fwt.fwcore.cells.base import Weights
@@ -33,7 +34,7 @@ class FusedStream:
 
     Args:
         ops: the operations, for their number type.
-        core: a core that `fwt.backends.torch.fused` covers.
+        core: a core that `fwt.backends.torch.kernels.fused` covers.
         p: the parameters by canonical name.
         batch: B, sequences side by side.
 
@@ -72,7 +73,7 @@ class FusedStream:
             *(tensor.data_ptr() for tensor in self._held),
         )
         self._where = ctypes.byref(self._settings)
-        self._call = cpu.entry("stream", ops.dtype)
+        self._call = library.entry(cpu.LIBRARY, "stream", ops.dtype)
         self._slow = [
             (ctypes.c_void_p(c.data_ptr()), ctypes.c_void_p(w.data_ptr()))
             for c, w in zip(self._c, self._w, strict=True)

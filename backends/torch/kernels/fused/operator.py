@@ -29,11 +29,11 @@ from typing import Any
 import torch
 from torch import Tensor, library
 
-from fwt.backends.torch.arguments import Array, Table, Whole
-from fwt.backends.torch.derivatives import Gradients, Rule, refuse, register
-from fwt.backends.torch.fused import cpu
-from fwt.backends.torch.fused.kept import SIZES, empty
-from fwt.backends.torch.mapped import as_members
+from fwt.backends.torch.kernels.arguments import Array, Table, Whole
+from fwt.backends.torch.kernels.derivatives import Gradients, Rule, refuse, register
+from fwt.backends.torch.kernels.fused import cpu
+from fwt.backends.torch.kernels.fused.kept import SIZES, empty
+from fwt.backends.torch.kernels.mapped import as_members
 from fwt.backends.torch.ops import TorchOps
 from fwt.fwcore import memory
 from fwt.fwcore.cells import fast_weights as cell
@@ -42,7 +42,7 @@ from fwt.fwcore.cells import fast_weights as cell
 def _kernel(device: torch.device) -> ModuleType:
     """The module whose `KEPT`, `forward` and `backward` are for a device."""
     if device.type == "cuda":
-        from fwt.backends.torch.fused import cuda
+        from fwt.backends.torch.kernels.fused import cuda
 
         return cuda
     return cpu

@@ -6,8 +6,8 @@ from functools import partial
 
 import mlx.core as mx
 
-from fwt.backends.mlx.fused import check, kernel, loop, unrolled
-from fwt.backends.mlx.fused.unrolled import TimeLoop
+from fwt.backends.mlx.kernels.fused import check, kernel, loop, unrolled
+from fwt.backends.mlx.kernels.fused.unrolled import TimeLoop
 from fwt.backends.mlx.ops import MlxOps
 from fwt.fwcore import fused
 from fwt.fwcore.cells.base import CellSpec, Weights
@@ -35,26 +35,13 @@ def missing(core: CellSpec, ops: MlxOps, device: mx.Device) -> str | None:
     return None if device.type == mx.cpu else check.failure(core.size, kernel.on_gpu, device.type)
 
 
-def described(core: CellSpec, form: str, device: mx.Device, reason: str | None) -> str:
-    """What the fused core that runs is written in; else `none`, with why if the device is why.
-
-    Args:
-        form: of the fast memory, as it was chosen.
-        reason: what `missing` said, if it was asked.
-    """
-    if form == "fused":
-        return _name(device)
-    told = reason is not None and device.type == mx.gpu and fused.uncovered(core) is None
-    return f"none: {reason}" if told else "none"
+def fault_on(device: mx.Device) -> str | None:
+    """What the check of a device's kernels found at fault; None if they hold."""
+    return None if device.type == mx.cpu else check.failure(None, kernel.on_gpu, device.type)
 
 
-def status(device: mx.Device) -> str:
-    """What the fused core of a device is written in, or `none` and why; checks it."""
-    reason = None if device.type == mx.cpu else check.failure(None, kernel.on_gpu, device.type)
-    return _name(device) if reason is None else f"none: {reason}"
-
-
-def _name(device: mx.Device) -> str:
+def language(device: mx.Device) -> str:
+    """What the fused core of a device is written in."""
     return KERNELS["cpu" if device.type == mx.cpu else kernel.language()]
 
 

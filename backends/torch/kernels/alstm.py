@@ -18,12 +18,12 @@ from functools import cache, partial
 from typing import Any
 
 import torch
-from torch import Tensor, library
+from torch import Tensor
 
-from fwt.backends.torch.arguments import Array, Table
-from fwt.backends.torch.derivatives import Gradients, Rule, refuse, register
-from fwt.backends.torch.fused import cpu
-from fwt.backends.torch.mapped import one_by_one
+from fwt.backends.torch.kernels import library
+from fwt.backends.torch.kernels.arguments import Array, Table
+from fwt.backends.torch.kernels.derivatives import Gradients, Rule, refuse, register
+from fwt.backends.torch.kernels.mapped import one_by_one
 from fwt.backends.torch.ops import TorchOps
 from fwt.fwcore import model
 from fwt.fwcore.cells import alstm
@@ -33,7 +33,8 @@ from fwt.fwcore.ops import Ops
 from fwt.fwcore.spec import ModelSpec
 
 KERNEL = "C++"
-LIBRARY = "fwt.backends.torch._alstm"
+MAPS = True  # vmap goes over it
+LIBRARY = "fwt.backends.torch.kernels._alstm"
 FORWARD, BACKWARD = "fwt::associate", "fwt::associate_backward"
 PRODUCTS = 12  # of a complex number of a copy
 
@@ -46,9 +47,7 @@ class Shape(ctypes.Structure):
 
 def covers(core: CellSpec, ops: TorchOps) -> bool:
     """Whether `unroll` computes a core: an A-LSTM, on the CPU, in float32 or 64, once built."""
-    if not isinstance(core, alstm.Spec) or ops.device.type != "cpu":
-        return False
-    return ops.dtype in cpu.NAMES and cpu.missing(LIBRARY) is None
+    return isinstance(core, alstm.Spec) and library.covers(LIBRARY, ops.device, ops.dtype)
 
 
 @cache
@@ -85,9 +84,9 @@ BACKWARD_TABLE = Table(
 def _run(direction: str, given: Sequence[Tensor], found: Sequence[Tensor]) -> None:
     """Every sequence, on as many threads as torch uses; the memories are the last two found."""
     batch, copies, half = found[-1].shape
-    call = cpu.entry(direction, given[0].dtype, LIBRARY)
+    call = library.entry(LIBRARY, direction, given[0].dtype)
     arrays = [*given, places(half, copies), *found]
-    cpu.run(call, Shape(half, copies), batch, PRODUCTS * found[-1].numel(), arrays)
+    library.run(call, Shape(half, copies), batch, PRODUCTS * found[-1].numel(), arrays)
 
 
 def _empty(pre: Tensor, real: Tensor, imag: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -121,12 +120,12 @@ def _empty_gradients(*given: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return pre, real, imag
 
 
-library.define(
+torch.library.define(
     FORWARD,
     "(Tensor pre, Tensor real, Tensor imag) "
     "-> (Tensor h, Tensor c_real, Tensor c_imag, Tensor gates)",
 )
-library.define(
+torch.library.define(
     BACKWARD,
     "(Tensor dh, Tensor dc_real, Tensor dc_imag, Tensor pre, Tensor gates, Tensor real, "
     "Tensor imag, Tensor c_real, Tensor c_imag) "
@@ -153,12 +152,12 @@ def _gradient(given: Any, results: Any, slopes: Any, wanted: Any) -> Gradients:
     return found
 
 
-library.impl(FORWARD, "cpu", _forward)
-library.impl(BACKWARD, "cpu", _backward)
-library.register_fake(FORWARD, _empty)
-library.register_fake(BACKWARD, _empty_gradients)
-library.register_vmap(FORWARD, partial(one_by_one, associate))
-library.register_vmap(BACKWARD, partial(one_by_one, associate_backward))
+torch.library.impl(FORWARD, "cpu", _forward)
+torch.library.impl(BACKWARD, "cpu", _backward)
+torch.library.register_fake(FORWARD, _empty)
+torch.library.register_fake(BACKWARD, _empty_gradients)
+torch.library.register_vmap(FORWARD, partial(one_by_one, associate))
+torch.library.register_vmap(BACKWARD, partial(one_by_one, associate_backward))
 register("associate", Rule(3, associate, _equations, _gradient))
 refuse("associate_backward", "associate")
 
