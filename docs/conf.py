@@ -40,7 +40,10 @@ autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 # names of other libraries have no page here, and words before a colon are no types
 nitpicky = True
-nitpick_ignore_regex = [("py:.*", r"(?!fwt\.(fwcore|backends|tasks)\.).*")]
+nitpick_ignore_regex = [
+    ("py:.*", r"(?!fwt\.(fwcore|backends|tasks)\.).*"),
+    ("py:class", r".*\.T"),  # a type variable
+]
 autodoc_class_signature = "separated"
 autodoc_default_options = {"members": True, "exclude-members": "model_config, __init__, __new__"}
 
