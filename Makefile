@@ -60,9 +60,9 @@ figures: $(READY)
 	$(BIN)/python -m tools.guides
 
 # A hundred thousand damaged files through every reader, some 15 minutes; one case again:
-# .venv/bin/python -m tools.fuzz --reader NAME --case N
+# .venv/bin/python -m tests.fuzz --reader NAME --case N
 fuzz: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m tools.fuzz --cases 100000 --seed 0 --out results/fuzz.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --cases 100000 --seed 0 --out results/fuzz.json
 
 # A thousand wrong calls of every entry point of every backend, some 10 minutes.
 misuse: $(READY)

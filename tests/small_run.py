@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from fwt.fwcore import model
-from fwt.fwcore.params import initialise
+from fwt.fwcore.params import Param, initialise
 from fwt.fwcore.spec import RunSpec
 from fwt.fwcore.storage import checkpoint
 from fwt.fwcore.storage.checkpoint import Best, Progress
@@ -39,8 +39,8 @@ TABLE = model.parameters(SPEC.model)
 class Model:
     """What a run folder asks of a model; its numbers are those of a seed."""
 
-    def __init__(self, seed: int = 0) -> None:
-        self.params = initialise(TABLE, seed)
+    def __init__(self, seed: int = 0, table: Sequence[Param] = TABLE) -> None:
+        self.params = initialise(table, seed)
         self.moments = {
             f"{kind}{name}": array + at
             for at, kind in enumerate(checkpoint.MOMENTS)

@@ -17,8 +17,8 @@ from fwt.fwcore.storage.checkpoint import Progress
 from fwt.fwcore.storage.runs import RunFolder, find_checkpoint
 from fwt.reproduce import summary
 from tests.cli_tools import clean_environment, fwt, snapshot
-from tools.fuzz import samples
-from tools.fuzz.tree import put, taken
+from tests.fuzz import samples
+from tests.fuzz.tree import put, tree_of
 
 DEEP = "[" * 100_000 + "]" * 100_000
 
@@ -99,7 +99,7 @@ def test_a_name_that_stands_twice_is_refused(tmp_path):
 def test_a_converted_folder_is_held_to_its_hashes(layout, name, tmp_path):
     folder = tmp_path / "there"
     put(folder, samples.layout(layout))
-    other = samples.made("lstm")
+    other = samples.checkpoint_of("lstm")
     changed = {key: array + 1 for key, array in (other.moments or {}).items()}
     params = {key: array + 1 for key, array in other.params.items()}
     again = checkpoint.Checkpoint(other.spec, params, changed, other.progress, folder)
@@ -166,7 +166,7 @@ def test_metrics_that_are_none_are_refused_by_name(line, run):
 
 
 def _save(run: Path) -> None:
-    still = samples.Still(samples.made())
+    still = samples.model_of()
     with RunFolder.open(run) as folder:
         progress = folder.restore(still)
         folder.append_metrics({"step": 4, "split": "train"})
@@ -207,7 +207,7 @@ def test_a_checkpoint_killed_between_two_renames_is_found_and_put_back(run):
     """The old one lies beside its name, the new one was never renamed into it."""
     points = run / "checkpoints"
     name = (run / "last").read_text().strip()
-    whole = taken(points / name)
+    whole = tree_of(points / name)
     (points / name).rename(points / f".{name}.old")
     (points / f".{name}.partial").mkdir()
     (points / ".step-00000002.old").mkdir()  # of a process killed before it removed it
@@ -216,8 +216,8 @@ def test_a_checkpoint_killed_between_two_renames_is_found_and_put_back(run):
     assert find_checkpoint(run).progress.step == 3
     assert not (points / name).exists()  # a reader changes nothing
     with RunFolder.open(run) as folder:
-        assert folder.restore(samples.Still(samples.made())).step == 3
-    assert taken(points / name) == whole
+        assert folder.restore(samples.model_of()).step == 3
+    assert tree_of(points / name) == whole
     assert sorted(path.name for path in points.iterdir()) == ["step-00000002", name]
 
 

@@ -13,12 +13,13 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fwt.cli.failure import one_line
 from fwt.fwcore.errors import FwtError
+from tests.fuzz.verdict import Verdict
 
 CPU_S = 2.0  # of a case; more is a finding
 WALL_S = 10.0  # a case that waits for ever is woken after it
@@ -46,27 +47,6 @@ class TooLong(BaseException):
     """A case took too long; no reader may catch it."""
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """How a case ended.
-
-    Attributes:
-        kind: `refused`, `accepted`, or what is wrong with it: `crash`, `silent`, `slow`, `memory`,
-            `escape`, `line`.
-        text: the error line, or what happened.
-        trace: of a crash.
-    """
-
-    kind: str
-    text: str = ""
-    trace: str = ""
-
-    @property
-    def bad(self) -> bool:
-        """Whether it is a finding."""
-        return self.kind not in ("refused", "accepted")
-
-
 class Guard:
     """Watches the cases of a process.
 
@@ -81,12 +61,13 @@ class Guard:
         sys.addaudithook(self._heard)
         signal.signal(signal.SIGALRM, self._woken)
 
-    def limit(self) -> None:
-        """Limit the address space of this process."""
+    def limit(self, on: bool) -> None:
+        """Limit the address space of this process to what it has and `ROOM`, or no longer."""
         if sys.platform == "linux":
             pages = int(Path("/proc/self/statm").read_text().split()[0])
-            most = pages * resource.getpagesize() + ROOM
-            resource.setrlimit(resource.RLIMIT_AS, (most, most))
+            _, hard = resource.getrlimit(resource.RLIMIT_AS)
+            most = pages * resource.getpagesize() + ROOM if on else hard
+            resource.setrlimit(resource.RLIMIT_AS, (most, hard))
 
     def _woken(self, *_: Any) -> None:
         raise TooLong
@@ -149,10 +130,11 @@ class Guard:
         finally:
             self._on = False
             signal.setitimer(signal.ITIMER_REAL, 0)
-        return self._after(found, size, time.process_time() - began)
+        peak = peak_bytes()
+        spent, grown = time.process_time() - began, peak - self._peak
+        return replace(self._after(found, size, spent, grown), peak=peak)
 
-    def _after(self, found: Verdict, size: int, spent: float) -> Verdict:
-        grown = peak_bytes() - self._peak
+    def _after(self, found: Verdict, size: int, spent: float, grown: int) -> Verdict:
         if self._events:
             return Verdict("escape", "; ".join(self._events[:5]))
         if found.bad:

@@ -1,4 +1,4 @@
-"""Everything of `fwt` that reads a file: a valid sample, how it is damaged, how it is read.
+"""Everything of `fwt` that reads a file: its valid files, and how they are read.
 
 What is read without an error must be right: a reader raises `Broken` for what should have been
 refused.
@@ -6,13 +6,14 @@ refused.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,71 +29,25 @@ from fwt.sweep import plan as plans
 from fwt.tasks import datasets
 from fwt.tasks.retrieval import RetrievalReader
 from fwt.tasks.sources import SOURCES, Source
-from tools.fuzz import damage, formats, samples
-from tools.fuzz.dice import Dice
-from tools.fuzz.guard import Broken
-from tools.fuzz.tree import Tree, rearranged
+from tests.cli_tools import typed
+from tests.fuzz import samples
+from tests.fuzz.formats import PICTURE, has_digest, npy_of, png_of, unpacked
+from tests.fuzz.guard import Broken
+from tests.fuzz.tree import Tree
 
-Spoil = Callable[[Dice, Tree], Tree]
 
-
-@dataclass(frozen=True)
-class Reader:
+class Reader(NamedTuple):
     """One way into the product.
 
     Attributes:
-        name: on the command line.
         sample: makes the valid files.
-        spoil: damages them; the tree given is not changed.
         read: reads the folder, and raises `Broken` if what it got cannot be right.
-        share: how many of a hundred cases it gets, roughly.
         writes: whether it may write in the folder.
     """
 
-    name: str
     sample: Callable[[], Tree]
-    spoil: Spoil
     read: Callable[[Path], Any]
-    share: float
-    writes: bool = field(default=False)
-
-    def case(self, seed: int, number: int) -> Tree:
-        """The files of a case, a pure function of the reader, the seed and the number."""
-        return self.spoil(Dice(seed, self.name, number), self.sample())
-
-
-def one(make: Callable[[Dice, bytes], bytes]) -> Spoil:
-    """Damage to one of the files, taken at random."""
-
-    def spoil(dice: Dice, tree: Tree) -> Tree:
-        name = dice.pick(sorted(tree))
-        entry = tree[name]
-        return {**tree, name: make(dice, entry) if isinstance(entry, bytes) else entry}
-
-    return spoil
-
-
-def folder_of(dice: Dice, tree: Tree) -> Tree:
-    """Damage to a run or checkpoint, once in three times with its hashes made to fit again."""
-    damaged = _folder_of(dice, tree)
-    return formats.resealed(damaged) if dice.one_in(3) else damaged
-
-
-def _folder_of(dice: Dice, tree: Tree) -> Tree:
-    """Damage by the kind of each file, or to which files there are."""
-    if dice.one_in(4):
-        return rearranged(dice, tree)
-    name = dice.pick([path for path in sorted(tree) if isinstance(tree[path], bytes)])
-    content = tree[name]
-    if not isinstance(content, bytes):
-        return tree
-    if name.endswith(".safetensors"):
-        return {**tree, name: formats.tensors(dice, content)}
-    if name.endswith(".jsonl"):
-        return {**tree, name: damage.lines(dice, content, damage.json_text)}
-    if name.endswith(".json") or name == "DONE":
-        return {**tree, name: damage.json_text(dice, content)}
-    return {**tree, name: formats.pointer(dice, content)}
+    writes: bool = False
 
 
 # --- what must hold of what was read -------------------------------------------------------
@@ -129,7 +84,7 @@ def usable(spec: RunSpec) -> RunSpec:
     return spec
 
 
-def _same(found: Checkpoint, wanted: Mapping[str, Any]) -> None:
+def check_same(found: Checkpoint, wanted: Mapping[str, Any]) -> None:
     got = meaning(sound(found))
     apart = [name for name in wanted if got.get(name) != wanted[name]]
     if apart or got.keys() - wanted.keys():
@@ -137,8 +92,8 @@ def _same(found: Checkpoint, wanted: Mapping[str, Any]) -> None:
 
 
 @cache
-def _written(kind: str) -> Mapping[str, Any]:
-    return meaning(samples.made(kind))
+def original(kind: str) -> Mapping[str, Any]:
+    return meaning(samples.checkpoint_of(kind))
 
 
 # --- checkpoints ---------------------------------------------------------------------------
@@ -154,28 +109,28 @@ def read_tensors(folder: Path) -> None:
 def read_model(folder: Path) -> None:
     """A model file alone: with its digest it must be what was written."""
     found = sound(checkpoint.read(folder / MODEL))
-    if formats.has_digest((folder / MODEL).read_bytes()):
-        wanted = {**_written("fast-weights"), "progress": found.progress.model_dump_json()}
-        _same(found, {key: v for key, v in wanted.items() if key[:2] not in ("m.", "v.")})
+    if has_digest((folder / MODEL).read_bytes()):
+        wanted = {**original("fast-weights"), "progress": found.progress.model_dump_json()}
+        check_same(found, {key: v for key, v in wanted.items() if key[:2] not in ("m.", "v.")})
 
 
-def _held(folder: Path, found: Checkpoint, kind: str) -> None:
+def check_point(folder: Path, found: Checkpoint, kind: str) -> None:
     """A checkpoint whose state has its digest is what was written; another is at least sound."""
     if "state.json" in json.loads((folder / "state.json").read_bytes())["sha256"]:
-        _same(found, _written(kind))
+        check_same(found, original(kind))
     else:
         sound(found)
 
 
 def read_checkpoint(folder: Path) -> None:
     """A checkpoint folder."""
-    _held(folder, checkpoint.read(folder), "fast-weights")
+    check_point(folder, checkpoint.read(folder), "fast-weights")
 
 
 def read_layout(folder: Path) -> None:
     """A folder in a framework's layout."""
     found = foreign.load(folder)
-    _held(folder, found, "lstm")
+    check_point(folder, found, "lstm")
     shutil.rmtree(folder / "out", ignore_errors=True)
     foreign.save(folder / "out", found, "fwt")
 
@@ -184,7 +139,7 @@ def read_run(folder: Path) -> None:
     """Everything that is read of a run by the commands that show or compare runs."""
     found = sound(find_checkpoint(folder))
     if "state.json" in checkpoint.read_state(found.path).sha256:
-        got, wanted = meaning(found), _written("fast-weights")
+        got, wanted = meaning(found), original("fast-weights")
         if any(got[name] != wanted[name] for name in wanted if name != "progress"):
             raise Broken("the run's checkpoint has other content")
     summary.of_folder(folder)
@@ -193,16 +148,14 @@ def read_run(folder: Path) -> None:
 
 def resume_run(folder: Path) -> None:
     """What `fwt train --resume` does with the files: it writes too."""
-    run = RunFolder.open(folder)
+    run, learner = RunFolder.open(folder), samples.model_of()
     usable(run.read_spec())
-    still = samples.Still(samples.made())
     with run:
-        progress = run.restore(still)
+        progress = run.restore(learner)
         run.read_json("DONE")
         run.sessions()
         run.append_metrics({"step": progress.step + 1, "split": "train", "loss": 1.0})
-        further = progress.model_copy(update={"step": 4})
-        run.save(still, samples.spec(), further)
+        run.save(learner, samples.spec(), progress.model_copy(update={"step": 4}))
 
 
 def read_curves(folder: Path) -> None:
@@ -241,8 +194,8 @@ def read_foreign(name: str, layout: str, folder: Path) -> None:
     """A file of another program, with its spec beside it, through `fwt convert`."""
     from fwt.opening import pt_reader
 
-    path, said = folder / name, folder / "spec.json"
-    found = foreign.load(path, said, layout, pt_reader(path))
+    path = folder / name
+    found = foreign.load(path, folder / "spec.json", layout, pt_reader(path))
     shutil.rmtree(folder / "out", ignore_errors=True)
     foreign.save(folder / "out", sound(found), "fwt")
 
@@ -258,17 +211,15 @@ def read_settings(name: str, folder: Path) -> None:
     usable(resolve("retrieval", None, config, {}, None, None, _load).spec)
 
 
-def read_sweep(folder: Path) -> None:
-    """A sweep file, down to its runs."""
-    found = plans.read(folder / "sweep.toml")
-    if found.task != "retrieval":
-        return  # other tasks look for data
-
-    made = plans.Plan(found)
-    for group in made.groups:
-        for setting in group.settings:
-            for spec in setting.specs:
-                usable(spec)
+def read_sweeps(folder: Path) -> None:
+    """Sweep files, down to their runs."""
+    for name in ("grid.toml", "search.toml"):
+        found = plans.read(folder / name)
+        if found.task == "retrieval":  # other tasks look for data
+            for group in plans.Plan(found).groups:
+                for setting in group.settings:
+                    for spec in setting.specs:
+                        usable(spec)
 
 
 # --- data ----------------------------------------------------------------------------------
@@ -289,14 +240,18 @@ def read_images(folder: Path) -> None:
             raise Broken(f"labels {labels}")
 
 
+def checksum(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
 @cache
-def _pinned() -> Source:
+def source_with_checksums() -> Source:
     """The small dataset as one whose checksums are known."""
-    contents = [formats.unpacked(entry) for entry in samples.dataset(KNOWN).values()]
+    contents = [unpacked(entry) for entry in samples.dataset(KNOWN).values()]
     counts = (samples.IMAGES, samples.IMAGES, samples.TESTS, samples.TESTS)
     known = SOURCES[KNOWN]
     files = tuple(
-        replace(file, count=count, md5=formats.md5(content), gz_md5=None)
+        replace(file, count=count, gz_md5=None, md5=checksum(content))
         for file, count, content in zip(known.files, counts, contents, strict=True)
     )
     return replace(known, files=files)
@@ -304,7 +259,7 @@ def _pinned() -> Source:
 
 def read_known_images(folder: Path) -> None:
     """A dataset whose checksums are known: it is the true one, or it is refused."""
-    source, wanted = _pinned(), samples.dataset(KNOWN)
+    source, wanted = source_with_checksums(), samples.dataset(KNOWN)
     before, SOURCES[KNOWN] = SOURCES[KNOWN], source
     try:
         found = datasets.images(KNOWN, folder)
@@ -312,7 +267,7 @@ def read_known_images(folder: Path) -> None:
         SOURCES[KNOWN] = before
     arrays = (found.train_images, found.train_labels, found.test_images, found.test_labels)
     for array, entry in zip(arrays, wanted.values(), strict=True):
-        if not formats.unpacked(entry).endswith(array.astype(np.uint8).tobytes()):
+        if not unpacked(entry).endswith(array.astype(np.uint8).tobytes()):
             raise Broken("other images than those of the checksums")
 
 
@@ -338,52 +293,63 @@ def read_examples(folder: Path) -> None:
 
 
 def read_command(folder: Path) -> None:
-    """The whole command, which must end with a code of its list; see `formats.command`."""
-    formats.command(folder)
+    """Commands on the folder in this process; each must end with a code of the list."""
+    shutil.rmtree(folder / "out", ignore_errors=True)
+    for number in (folder / "command").read_bytes():
+        done = typed(*(word.format(folder) for word in COMMANDS[number]))
+        if done.code not in CODES:
+            raise Broken(f"exit code {done.code}")
+        if done.code and not done.err.startswith(("error: ", "warning: ")):
+            raise Broken(f"exit code {done.code} and stderr {done.err!r}")
+        if done.code == 0 and ("nan" in done.out or "inf" in done.out.split()):
+            raise Broken(f"numbers that are none: {done.out[:300]!r}")
 
 
-def _run_files(*names: str) -> Tree:
+def files_of_run(*names: str) -> Tree:
+    """Some files of the run."""
     return {name: entry for name, entry in samples.run().items() if name in names}
 
 
+def model_file() -> Tree:
+    """A file of weights alone."""
+    return {MODEL: samples.layout("fwt", "fast-weights")[MODEL]}
+
+
+CODES = (0, 1, 2, 3, 4, 5)  # what `fwt --help` lists, but interruption
+COMMANDS = (
+    ("predict", "{}", "c9k8??c"), ("inspect", "{}", "--example", "c9k8??c", "--json"),
+    ("plot", "{}", "--out", "{}/out.svg"), ("convert", "{}", "{}/out", "--to", "torch"),
+    ("eval", "{}", "--backend", "numpy"),
+)  # fmt: skip
+EXAMPLES = b"c9k8j3f1??c\na1b2??a\n"
 READERS = {
-    reader.name: reader
-    for reader in (
-        Reader("tensors", lambda: {MODEL: samples.layout("fwt", "fast-weights")[MODEL]},
-               one(formats.tensors), read_tensors, 12),
-        Reader("model", lambda: {MODEL: samples.layout("fwt", "fast-weights")[MODEL]},
-               one(formats.tensors), read_model, 12),
-        Reader("checkpoint", lambda: samples.layout("fwt", "fast-weights"), folder_of,
-               read_checkpoint, 10),
-        Reader("layout-torch", lambda: samples.layout("torch"), folder_of, read_layout, 5, True),
-        Reader("layout-mlx", lambda: samples.layout("mlx"), folder_of, read_layout, 5, True),
-        Reader("npz", lambda: {"weights.npz": samples.npz(),
-                               "spec.json": samples.said("lstm")},
-               formats.npz_or_spec, partial(read_foreign, "weights.npz", "mlx"), 6, True),
-        Reader("pt", lambda: {"weights.pt": samples.state_dict(),
-                              "spec.json": samples.said("lstm")},
-               formats.pt_or_spec, partial(read_foreign, "weights.pt", "torch"), 3, True),
-        Reader("run", samples.run, folder_of, read_run, 5),
-        Reader("resume", samples.run, folder_of, resume_run, 3, True),
-        Reader("spec", lambda: _run_files("spec.json"), one(damage.json_text), read_spec, 9),
-        Reader("metrics", lambda: _run_files("spec.json", "metrics.jsonl", "run.json"),
-               folder_of, read_curves, 4),
-        Reader("records", lambda: {"results.json": samples.records()}, one(damage.json_text),
-               read_records, 4, True),
-        Reader("config-toml", lambda: {"config.toml": samples.CONFIG}, one(formats.toml),
-               partial(read_settings, "config.toml"), 6),
-        Reader("config-json", lambda: {"config.json": samples.run()["spec.json"]},
-               one(damage.json_text), partial(read_settings, "config.json"), 4),
-        Reader("sweep", lambda: {"sweep.toml": samples.SWEEP}, formats.either_sweep, read_sweep, 3),
-        Reader("images", lambda: samples.dataset(OPEN), formats.images, read_images, 5),
-        Reader("known-images", lambda: samples.dataset(KNOWN), formats.images,
-               read_known_images, 4),
-        Reader("npy", lambda: {"digit.npy": samples.npy()}, one(formats.npy),
-               partial(read_picture, "digit.npy"), 4),
-        Reader("png", lambda: {"digit.png": samples.png()}, one(formats.png),
-               partial(read_picture, "digit.png"), 4),
-        Reader("examples", lambda: {"examples.txt": b"c9k8j3f1??c\na1b2??a\n"},
-               one(formats.examples), read_examples, 3),
-        Reader("command", formats.run_and_command, formats.any_run, read_command, 0.3, True),
-    )
+    "tensors": Reader(model_file, read_tensors),
+    "model": Reader(model_file, read_model),
+    "checkpoint": Reader(lambda: samples.layout("fwt", "fast-weights"), read_checkpoint),
+    "layout-torch": Reader(lambda: samples.layout("torch"), read_layout, True),
+    "layout-mlx": Reader(lambda: samples.layout("mlx"), read_layout, True),
+    "npz": Reader(lambda: {"weights.npz": samples.npz(), "spec.json": samples.spec_file("lstm")},
+                  partial(read_foreign, "weights.npz", "mlx"), True),
+    "pt": Reader(lambda: {"weights.pt": samples.pt(), "spec.json": samples.spec_file("lstm")},
+                 partial(read_foreign, "weights.pt", "torch"), True),
+    "run": Reader(samples.run, read_run),
+    "resume": Reader(samples.run, resume_run, True),
+    "spec": Reader(lambda: files_of_run("spec.json"), read_spec),
+    "metrics": Reader(lambda: files_of_run("spec.json", "metrics.jsonl", "run.json"), read_curves),
+    "records": Reader(lambda: {"results.json": samples.records()}, read_records, True),
+    "config-toml": Reader(lambda: {"config.toml": samples.CONFIG},
+                          partial(read_settings, "config.toml")),
+    "config-json": Reader(lambda: {"config.json": samples.spec_file("fast-weights")},
+                          partial(read_settings, "config.json")),
+    "sweep": Reader(lambda: {"grid.toml": samples.SWEEP, "search.toml": samples.SEARCH},
+                    read_sweeps),
+    "images": Reader(lambda: samples.dataset(OPEN), read_images),
+    "known-images": Reader(lambda: samples.dataset(KNOWN), read_known_images),
+    "npy": Reader(lambda: {"digit.npy": npy_of(PICTURE)},
+                  partial(read_picture, "digit.npy")),
+    "png": Reader(lambda: {"digit.png": png_of(PICTURE)},
+                  partial(read_picture, "digit.png")),
+    "examples": Reader(lambda: {"examples.txt": EXAMPLES}, read_examples),
+    "command": Reader(lambda: {**samples.run(), "command": bytes(range(len(COMMANDS)))},
+                      read_command, True),
 }  # fmt: skip
