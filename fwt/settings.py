@@ -152,7 +152,7 @@ def control_fields(wanted: str, kind: str, control: Control | None) -> dict[str,
     """
     if wanted not in CONTROLS:
         raise ConfigError(f"--control: unknown value {wanted!r} ({nearest(wanted, CONTROLS)})")
-    able = "store" in cells()[kind].Spec.model_fields
+    able = cells()[kind].Spec.levels
     if wanted == "flat" or (wanted == "auto" and control is None):
         return dict(FLAT) if able else {}
     if able and control is not None:
@@ -228,7 +228,7 @@ def resolve(
 
 def _length(kind: str, task: Task) -> dict[str, Any]:
     """The task's number of time steps, for a cell that has weights for each of them."""
-    return {"steps": task.shape.steps} if "steps" in cells()[kind].Spec.model_fields else {}
+    return {"steps": task.shape.steps} if cells()[kind].Spec.weighs_steps else {}
 
 
 def _encoder(task: Task, name: str) -> dict[str, Any]:

@@ -229,3 +229,10 @@ def test_each_form_is_the_memory_it_says() -> None:
     assert made["attention"].chunk == 0
     assert isinstance(made["chunked"], HistoryMemory)
     assert made["chunked"].chunk == 4  # round(sqrt(2 * 8 / 1))
+
+
+def test_what_a_kind_declares_is_what_its_options_are():
+    for kind, cell in cells().items():
+        options = set(cell.Spec.model_fields)
+        assert cell.Spec.levels == (options >= {"store", "wipe", "integrate"}), kind
+        assert cell.Spec.weighs_steps == ("steps" in options), kind

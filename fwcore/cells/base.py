@@ -26,10 +26,16 @@ class CellSpec(Frozen):
         kind: the cell's name.
         size: R, hidden units (count).
         pictures: whether a time step is a square picture to the cell, which therefore takes the
-            task's numbers as they are (the encoder `identity`); no option, the same for a kind.
+            task's numbers as they are (the encoder `identity`).
+        levels: whether its memory follows the levels of a task, by `store`, `wipe`, `integrate`.
+        weighs_steps: whether it has weights for each time step, whose number is its `steps`.
+
+    `pictures`, `levels` and `weighs_steps` are no options: they are the same for a kind.
     """
 
     pictures: ClassVar[bool] = False
+    levels: ClassVar[bool] = False
+    weighs_steps: ClassVar[bool] = False
 
     kind: str
     size: PositiveInt

@@ -44,6 +44,7 @@ class Spec(CellSpec):
     """
 
     pictures: ClassVar[bool] = True
+    weighs_steps: ClassVar[bool] = True
 
     kind: Literal["convnet"] = "convnet"
     steps: PositiveInt = 24

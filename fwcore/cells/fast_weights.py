@@ -65,6 +65,7 @@ class Spec(CellSpec):
     """
 
     omit_default: ClassVar[frozenset[str]] = frozenset({"bias"})
+    levels: ClassVar[bool] = True
 
     kind: Literal["fast-weights"] = "fast-weights"
     decay: Annotated[float, pydantic.Field(gt=0, le=1)] = 0.95
