@@ -63,7 +63,7 @@ def report(
     from fwt import tasks
     from fwt.cli.drawing import check_installed
 
-    check_installed("report", "matplotlib", "jinja2")
+    check_installed("report", "matplotlib")
     from fwt.cli.plot import run_at
     from fwt.find import find
     from fwt.plots.curves import apart

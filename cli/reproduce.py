@@ -186,7 +186,7 @@ def _cell_data(found: Tally) -> dict[str, Any]:
 
 def _print_cells(found: Reproduction, tallied: Sequence[Tally], written: Sequence[Path]) -> None:
     """The cells on stdout, and the order of the models."""
-    from fwt.reproduce import page
+    from fwt.reproduce.tally import orders, percent
 
     width = max(len(tally.cell.name) for tally in tallied)
     print(f"{'test error, %':{width}}  backend  published  ours")
@@ -194,12 +194,14 @@ def _print_cells(found: Reproduction, tallied: Sequence[Tally], written: Sequenc
         cell = each.cell
         known = _published(cell).get("P")
         shown = "-" if known is None else f"{known:.2f}"
-        runs = ", ".join(f"s{record.seed} {page.percent(record)}" for record in each.records)
+        runs = ", ".join(
+            f"s{record.seed} {percent(record.test_error_pct)}" for record in each.records
+        )
         beside = f"  {runs}" if runs else ""
-        print(f"{cell.name:{width}}  {cell.backend:7}  {shown:>9}  {page.result(each)}{beside}")
+        print(f"{cell.name:{width}}  {cell.backend:7}  {shown:>9}  {each.result}{beside}")
     ours = [tally for tally in tallied if tally.cell.group in ("table", "quick")]
-    for line in page.order_lines(found.wanted.task, ours):
-        print(line.removeprefix("- ").replace("**", ""))
+    for size, sentence in orders(found.wanted.task, ours):
+        print(f"R = {size}. {sentence.replace('**', '')}")
     if found.wanted.quick:
         print(f"{QUICK_NOTES[found.wanted.task]}; for the whole table: "
               f"fwt reproduce {found.wanted.task}")  # fmt: skip

@@ -340,9 +340,10 @@ def test_the_search_is_told_model_by_model(tmp_path):
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(SEARCH))
     found = search.load(tmp_path, "retrieval")
-    told = search.lines(found, "retrieval", cells_of("retrieval").every())
+    one = Chapter("retrieval", cells_of("retrieval").every(), [], found)
+    told = page.page([one]).partition("### Search\n\n")[2].splitlines()
     assert "(random, 2 settings each, 1 seed, train.epochs = 8; `fwt sweep" in told[0]
-    assert told[4:] == [
+    assert told[4:6] == [
         "| lstm | 20 | 2 | 40.50 | lr = 0.00212, clip = 1 | lr = 0.003, clip = 0 |",
         "| irnn | 20 | 2 | none |  |  |",
     ]
@@ -381,7 +382,8 @@ def test_the_short_tables_have_a_row_for_each_model_and_backend():
         record("fast-weights", 20, 0, 1.5), record("lstm", 20, 0, 60.0),
         record("lstm", 20, 1, 61.0), record("fast-weights", 20, 0, 2.5, backend="mlx"),
     )  # fmt: skip
-    assert page.short_tables([found, found])[:9] == [
+    lines = page.short_tables([found, found]).splitlines()
+    assert lines[:9] == [
         "Associative retrieval:",
         "",
         "| model | R = 20 | [P] | R = 50 | [P] | R = 100 | [P] |",
@@ -392,11 +394,11 @@ def test_the_short_tables_have_a_row_for_each_model_and_backend():
         "| fast-weights | 1.50 (1) | 1.81 | not run | 0.00 | not run | 0.00 |",
         "| fast-weights, mlx | 2.50 (1) | 1.81 | not run | 0.00 | - | 0.00 |",
     ]
-    assert page.short_tables([found, found])[9:11] == ["", "Associative retrieval:"]
+    assert lines[9:11] == ["", "Associative retrieval:"]
     first, last = page.README_MARKS
-    tables = "\n".join(page.short_tables([found]))
-    assert page.marked(f"a\n{first}\nold\n{last}\nb", [found]) == f"a\n{first}\n{tables}\n{last}\nb"
-    assert page.marked("no marks", [found]) == "no marks"
+    tables = page.short_tables([found])
+    assert page.rewrite(f"a\n{first}\nold\n{last}\nb", [found]) == f"a\n{first}\n{tables}{last}\nb"
+    assert page.rewrite("no marks", [found]) == "no marks"
 
 
 # --- the order of the models ----------------------------------------------------------------
@@ -491,4 +493,4 @@ def test_the_page_is_that_of_the_stored_runs_and_present_recipes():
 
 def test_the_readme_is_that_of_the_stored_runs_and_present_recipes():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert page.marked(text, chapters(ROOT)) == text, "stale: fwt reproduce retrieval --page-only"
+    assert page.rewrite(text, chapters(ROOT)) == text, "stale: fwt reproduce retrieval --page-only"

@@ -113,6 +113,12 @@ class Cell:
         return None if self.spec is None else self.spec.run_digest()
 
     @property
+    def command(self) -> str:
+        """What runs it again."""
+        on = "" if self.backend == BACKENDS[0] else f" --backend {self.backend}"
+        return f"fwt reproduce {self.task} --model {self.model} --size {self.size}{on}"
+
+    @property
     def name(self) -> str:
         """Such as `lstm R=50` or `lstm R=50 K=8`."""
         more = f" K={self.pairs}" if self.group == "harder" else ""

@@ -115,7 +115,7 @@ def write_page(root: Path) -> list[Path]:
     texts = {root / PAGE: page.page(found)}
     readme = root / README
     if readme.is_file():
-        texts[readme] = page.marked(readme.read_text(encoding="utf-8"), found)
+        texts[readme] = page.rewrite(readme.read_text(encoding="utf-8"), found)
     for path, text in texts.items():
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             write_text(path, text)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from fwt.reproduce.cells import Cell
+from fwt.reproduce.cells import BACKENDS, PUBLISHED, Cell
 from fwt.reproduce.summary import Record
 
 
@@ -38,6 +38,38 @@ class Tally:
         """Their standard deviation (n - 1)."""
         return statistics.stdev(self.errors) if len(self.errors) > 1 else None
 
+    @property
+    def result(self) -> str:
+        """Such as `1.27 ± 0.81 (3)`."""
+        if self.mean is None:
+            return "diverged" if self.records else "not run"
+        middle = digits(self.mean)
+        sd = "" if self.sd is None else f" ± {self.sd:.{len(middle.partition('.')[2])}f}"
+        lost = len(self.records) - len(self.errors)
+        return f"{middle}{sd} ({len(self.errors)}{f', {lost} diverged' if lost else ''})"
+
+    @property
+    def place(self) -> str:
+        """The backend, and the devices if it was run."""
+        devices = dict.fromkeys(record.device for record in self.records)
+        return ", ".join(filter(None, [self.cell.backend, " and ".join(devices)]))
+
+    @property
+    def parameters(self) -> int | None:
+        """Of a run; None if there is none, as for the next two."""
+        return self.records[0].parameters if self.records else None
+
+    @property
+    def steps(self) -> int | None:
+        """The updates of the longest run."""
+        return max((record.steps for record in self.records), default=None)
+
+    @property
+    def minutes(self) -> float | None:
+        """The mean of the runs that did not diverge."""
+        done = [each.minutes for each in self.records if each.test_error_pct is not None]
+        return statistics.fmean(done) if done else None
+
 
 def tallies(cells: Iterable[Cell], records: Iterable[Record]) -> list[Tally]:
     """Every cell with its runs."""
@@ -62,12 +94,31 @@ def digits(error: float) -> str:
     return f"{error:.3f}" if 0 < error < 0.1 else f"{error:.2f}"
 
 
+def percent(error: float | None) -> str:
+    """The same of a run that may have diverged."""
+    return "diverged" if error is None else digits(error)
+
+
 def spread(errors: Sequence[float]) -> str:
     """Such as `1.27 (0.70 to 2.20)`; `0.70` of one."""
     middle = digits(statistics.fmean(errors))
     if len(errors) == 1:
         return middle
     return f"{middle} ({digits(min(errors))} to {digits(max(errors))})"
+
+
+def orders(task: str, found: Iterable[Tally]) -> list[tuple[int, str]]:
+    """For each R our order of the models beside the paper's, on the first backend."""
+    ours: dict[int, dict[str, list[float]]] = {}
+    for tally in found:
+        row = ours.setdefault(tally.cell.size, {})
+        if tally.cell.backend == BACKENDS[0]:
+            row[tally.cell.model] = tally.errors
+    published = PUBLISHED[task]["P"]
+    return [
+        (size, order_sentence({m: e[size] for m, e in published.items() if size in e}, ours[size]))
+        for size in sorted(ours)
+    ]
 
 
 def order_sentence(published: Mapping[str, float], ours: Mapping[str, Sequence[float]]) -> str:
