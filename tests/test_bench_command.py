@@ -249,14 +249,6 @@ def test_pictures_hold_rows_that_differ_in_one_size(tmp_path):
     assert plots.plot({**result, "rows": rows[:1]}, tmp_path / "none") == []
 
 
-def test_lines_are_told_apart_without_colour():
-    from fwt.bench import plots
-
-    assert list(plots.STYLES) == list(SUBJECTS)
-    assert len({style[1:] for style in plots.STYLES.values()}) == len(SUBJECTS)
-    assert len({marker for _, _, marker in plots.STYLES.values()}) == len(SUBJECTS)
-
-
 def test_a_table_row_shows_the_numbers_of_its_row():
     from fwt.bench import show
 

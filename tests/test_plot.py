@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from fwt.plots.styles import OF_NAME, STYLES
 from tests.cli_tools import TINY, clean_environment, good, refused
 
 ASKED = ("--eval-every", 2, "--log-every", 1, "--backend", "torch", "--quiet")
@@ -125,3 +126,10 @@ def test_what_cannot_be_drawn_is_refused(runs, tmp_path, monkeypatch, code, word
 
 def test_a_folder_without_runs_is_named(tmp_path):
     refused(4, (str(tmp_path), "neither a run nor a sweep", "spec.json"), "plot", tmp_path)
+
+
+def test_lines_are_told_apart_with_and_without_colour():
+    assert len({style.colour for style in STYLES}) == len(STYLES)
+    assert len({style.marker for style in STYLES}) == len(STYLES)
+    assert len(set(map(str, (style.dashes for style in STYLES)))) > 3
+    assert set(OF_NAME.values()) <= set(STYLES)

@@ -458,7 +458,8 @@ def test_a_curve_is_the_mean_of_the_seeds_that_reach_a_place_and_says_how_many()
 
 def test_figures_are_drawn(tmp_path):
     pytest.importorskip("matplotlib")
-    from fwt.reproduce.drawing import STYLES, draw
+    from fwt.plots.styles import OF_NAME
+    from fwt.reproduce.drawing import draw
 
     group = {(c.model, c.size, c.pairs): c for c in cells_of("retrieval").group("harder")}
     runs = [record(model, 50, 0, 2.0) for model in PRINTED["retrieval"]]
@@ -474,9 +475,8 @@ def test_figures_are_drawn(tmp_path):
     ]  # fmt: skip
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in written)
     used = {model for models in PRINTED.values() for model in models}
-    assert used <= STYLES.keys()
-    assert len({style[0] for style in STYLES.values()}) == len(STYLES)
-    assert len({style[2] for style in STYLES.values()}) == len(STYLES)
+    assert used <= OF_NAME.keys()
+    assert len(set(OF_NAME.values())) == len(OF_NAME)
 
 
 # --- the files of the checkout --------------------------------------------------------------

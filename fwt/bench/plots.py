@@ -1,4 +1,4 @@
-"""Cost against T and against R as pictures that can be read in grey."""
+"""Cost against T and against R as pictures."""
 
 from __future__ import annotations
 
@@ -8,28 +8,14 @@ from typing import Any
 
 from fwt.bench.subjects import OURS, SUBJECTS
 from fwt.bench.suite import OK, Row
-from fwt.plots.canvas import save, sheet
+from fwt.plots.canvas import legend_of_all, save, sheet
 from fwt.plots.settings import defaults
+from fwt.plots.styles import STYLES
 
 AXES = {"steps": "T, time steps", "size": "R, hidden units"}
 LETTERS = {"batch": "B", "steps": "T", "size": "R", "inner": "S"}
 LABELS = {form: f"ours, {form}" for form in OURS}
-# subject -> grey, line, marker: told apart without colour
-STYLES = dict(
-    zip(
-        SUBJECTS,
-        [
-            ("0.0", "-", "o"),
-            ("0.5", "--", "s"),
-            ("0.35", "-.", "^"),
-            ("0.6", ":", "v"),
-            ("0.0", "--", "D"),
-            ("0.25", ":", "P"),
-            ("0.45", "-", "x"),
-        ],
-        strict=True,
-    )
-)
+STYLE = dict(zip(SUBJECTS, STYLES, strict=True))
 
 
 def series(rows: Sequence[Row], axis: str) -> dict[tuple[int, ...], dict[str, list[Row]]]:
@@ -74,18 +60,13 @@ def draw(rows: Sequence[Row], axis: str, title: str, path: Path) -> bool:
         place.set_xticks(ticks, [str(tick) for tick in ticks])
         place.minorticks_off()
         place.grid(color="0.85")
-    lines: dict[str, Any] = {}
-    for place in places[0]:
-        handles, names = place.get_legend_handles_labels()
-        lines |= dict(zip(names, handles, strict=True))
-    figure.legend(list(lines.values()), list(lines), loc="outside right upper", frameon=False)
+    legend_of_all(figure, places[0], loc="outside right upper")
     figure.suptitle(title)
     save(figure, path)
     return True
 
 
 def _line(place: Any, subject: str, rows: list[Row], axis: str) -> None:
-    grey, line, marker = STYLES[subject]
     middle = [row["median_ms"] for row in rows]
     below = [row["median_ms"] - row["q25_ms"] for row in rows]
     above = [row["q75_ms"] - row["median_ms"] for row in rows]
@@ -94,9 +75,7 @@ def _line(place: Any, subject: str, rows: list[Row], axis: str) -> None:
         middle,
         yerr=[below, above],
         label=LABELS.get(subject, subject),
-        color=grey,
-        linestyle=line,
-        marker=marker,
+        **STYLE[subject].options,
         capsize=2,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,17 +16,6 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".svg")
 DPI = 150
-
-# colour and marker of each line: apart in grey and for colour-blind eyes (Okabe & Ito 2008)
-STYLES = (
-    ("#000000", "o"),
-    ("#0072B2", "s"),
-    ("#E69F00", "^"),
-    ("#009E73", "D"),
-    ("#CC79A7", "v"),
-    ("#56B4E9", "P"),
-    ("#D55E00", "x"),
-)
 
 
 def check_path(path: Path) -> None:
@@ -46,6 +36,15 @@ def sheet(rows: int, columns: int, size: tuple[float, float], **options: Any) ->
     figure = Figure(size, layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def legend_of_all(figure: Figure, places: Iterable[Any], **options: Any) -> None:
+    """One legend beside the axes `places`, each label once."""
+    lines: dict[str, Any] = {}
+    for place in places:
+        handles, names = place.get_legend_handles_labels()
+        lines |= dict(zip(names, handles, strict=True))
+    figure.legend(list(lines.values()), list(lines), frameon=False, **options)
 
 
 @defaults()

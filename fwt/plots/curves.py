@@ -11,9 +11,10 @@ from fwt.fwcore.errors import ConfigError, FileError
 from fwt.fwcore.spec import RunSpec
 from fwt.fwcore.storage import files
 from fwt.fwcore.storage.runs import Line, RunFolder
-from fwt.plots.canvas import STYLES, sheet
+from fwt.plots.canvas import sheet
 from fwt.plots.means import mean_of, seeds_of
 from fwt.plots.settings import defaults
+from fwt.plots.styles import STYLES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -216,7 +217,7 @@ def draw(found: Sequence[Curve], x: str, y: str, split: str, logarithmic: bool) 
     figure, axes = sheet(1, 1, (6.4, 4.0))
     axis = axes[0, 0]
     for number, curve in enumerate(found):
-        colour, marker = STYLES[number % len(STYLES)]
+        colour, _, marker = STYLES[number % len(STYLES)]
         seeds = f" ({seeds_of(curve.steps, curve.n)})" if len(curve.seeds) > 1 else ""
         axis.plot(
             curve.x,

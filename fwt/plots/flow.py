@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fwt.plots.canvas import STYLES, sheet
+from fwt.plots.canvas import sheet
 from fwt.plots.settings import defaults
+from fwt.plots.styles import STYLES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,7 +30,7 @@ def gradients(networks: Sequence[Mapping[str, Any]]) -> Figure:
     labels = list(dict.fromkeys(network["label"] for network in networks))
     for axis, (name, title) in zip(axes[0], PANELS.items(), strict=True):
         for network in networks:
-            colour, marker = STYLES[labels.index(network["label"]) % len(STYLES)]
+            colour, _, marker = STYLES[labels.index(network["label"]) % len(STYLES)]
             axis.plot(
                 [max(number, 1e-30) for number in network[name]],
                 linestyle="-" if network["weights"] == "trained" else "--",

@@ -12,9 +12,9 @@ import numpy as np
 
 from fwt.plots import attention
 from fwt.plots import curves as learning
-from fwt.plots.canvas import STYLES
 from fwt.plots.curves import Curve, Run
 from fwt.plots.settings import defaults
+from fwt.plots.styles import STYLES
 from fwt.report.confusion import confusion
 from fwt.report.examples import Judged, Seen
 from fwt.report.inline import inline

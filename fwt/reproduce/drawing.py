@@ -9,18 +9,9 @@ from typing import Any
 from fwt.fwcore.storage.durable import make_folder
 from fwt.plots import canvas
 from fwt.plots.settings import defaults
+from fwt.plots.styles import OF_NAME
 from fwt.reproduce.curves import Figure, Line
 
-# style -> colour, dashes, marker. The colours are those of Okabe & Ito 2008, which differ in
-# lightness too; dashes and markers tell lines apart without them.
-STYLES = {
-    "fast-weights": ("#000000", "-", "o"),
-    "lstm": ("#0072b2", "--", "s"),
-    "alstm": ("#d55e00", "-.", "^"),
-    "irnn": ("#56b4e9", ":", "v"),
-    "convnet": ("#009e73", (0, (5, 1, 1, 1, 1, 1)), "D"),
-    "layer norm": ("#e69f00", "--", "P"),
-}
 MARKS = 12  # markers on a line, at most
 
 
@@ -49,28 +40,21 @@ def _draw(figure: Figure, path: Path) -> Path:
             place.set_xticks(sorted({x for line in figure.lines for x in line.x}))
         place.xaxis.set_major_formatter("{x:,.0f}")
     places[0][0].set_ylabel(figure.y_label)
-    lines: dict[str, Any] = {}
-    for place in places[0]:
-        handles, names = place.get_legend_handles_labels()
-        lines |= dict(zip(names, handles, strict=True))
-    picture.legend(list(lines.values()), list(lines), loc="outside lower center", ncols=4,
-                   frameon=False)  # fmt: skip
+    canvas.legend_of_all(picture, places[0], loc="outside lower center", ncols=4)
     picture.suptitle(figure.title)
     canvas.save(picture, path)
     return path
 
 
 def _line(place: Any, line: Line) -> None:
-    colour, dashes, marker = STYLES[line.style]
+    style = OF_NAME[line.style]
     place.plot(
         line.x,
         line.middle,
         label=line.label,
-        color=colour,
-        linestyle=dashes,
-        marker=marker,
+        **style.options,
         markersize=5,
         markevery=max(1, len(line.x) // MARKS),
     )
     if line.low != line.high:
-        place.fill_between(line.x, line.low, line.high, color=colour, alpha=0.15, linewidth=0)
+        place.fill_between(line.x, line.low, line.high, color=style.colour, alpha=0.15, linewidth=0)
