@@ -68,8 +68,8 @@ class Chapter:
 
     def group(self, name: str) -> list[Tally]:
         """The cells of a group that are named or were run."""
-        found = tallies((cell for cell in self.cells if cell.group == name), self.records)
-        return [tally for tally in found if tally.cell.named or tally.records]
+        rows = tallies((cell for cell in self.cells if cell.group == name), self.records)
+        return [tally for tally in rows if tally.cell.named or tally.records]
 
     @property
     def on_mlx(self) -> list[str]:
@@ -80,13 +80,13 @@ class Chapter:
     def more_data(self) -> dict[str, str]:
         """How the training data are made more -> the cells that train on them."""
         cells = [each for each in self.cells if (each.backend, each.group) == ("torch", "table")]
-        found: dict[str, list[str]] = {}
+        who: dict[str, list[str]] = {}
         for cell, (option, text) in product(cells, MORE_DATA.items()):
             if cell.spec and (value := cell.spec.task.get(option)):
-                found.setdefault(text.format(value), []).append(cell.name)
+                who.setdefault(text.format(value), []).append(cell.name)
         return {
             text: "every model" if len(names) == len(cells) else ", ".join(names)
-            for text, names in found.items()
+            for text, names in who.items()
         }
 
     @cached_property
@@ -110,11 +110,11 @@ class Chapter:
     @property
     def ran(self) -> list[Record]:
         """Every run of the cells, each once."""
-        found: list[Record] = []
+        records: list[Record] = []
         for name in ("table", "control", "harder"):
             more = [record for tally in self.group(name) for record in tally.records]
-            found += [record for record in more if record not in found]
-        return found
+            records += [record for record in more if record not in records]
+        return records
 
     @property
     def others(self) -> list[Record]:
@@ -146,17 +146,17 @@ class Chapter:
     @property
     def rows(self) -> dict[str, list[tuple[str, float]]]:
         """Model, and backend if it is not the first -> for each R our result and the paper's."""
-        found: dict[tuple[str, str], dict[int, str]] = {}
+        results: dict[tuple[str, str], dict[int, str]] = {}
         for tally in self.group("table"):
-            row = found.setdefault((tally.cell.backend, tally.cell.model), {})
+            row = results.setdefault((tally.cell.backend, tally.cell.model), {})
             row[tally.cell.size] = tally.result
         published = PUBLISHED[self.task]["P"]
         return {
             model if backend == BACKENDS[0] else f"{model}, {backend}": [
-                (found[backend, model].get(size, "-"), published[model][size])
+                (results[backend, model].get(size, "-"), published[model][size])
                 for size in self.sizes
             ]
-            for backend, model in sorted(found, key=lambda row: BACKENDS.index(row[0]))
+            for backend, model in sorted(results, key=lambda row: BACKENDS.index(row[0]))
         }
 
 

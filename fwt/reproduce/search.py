@@ -30,10 +30,10 @@ def load(root: Path, task: str) -> Summary | None:
     path = path_of(root, task)
     if not path.exists():
         return None
-    found = summary.read_file(path)
-    if found.task != task:
-        raise FileError(f"{path}: expected the search of {task}, got task={found.task!r}")
-    return found
+    results = summary.read_file(path)
+    if results.task != task:
+        raise FileError(f"{path}: expected the search of {task}, got task={results.task!r}")
+    return results
 
 
 def size_of(group: Group) -> int:

@@ -73,11 +73,11 @@ class Tally:
 
 def tallies(cells: Iterable[Cell], records: Iterable[Record]) -> list[Tally]:
     """Every cell with its runs."""
-    found: dict[tuple[str, str | None], list[Record]] = {}
+    runs_of: dict[tuple[str, str | None], list[Record]] = {}
     for record in records:
         backend, digest, _ = record.key
-        found.setdefault((backend, digest), []).append(record)
-    given = [(cell, found.get((cell.backend, cell.digest), [])) for cell in cells]
+        runs_of.setdefault((backend, digest), []).append(record)
+    given = [(cell, runs_of.get((cell.backend, cell.digest), [])) for cell in cells]
     return [
         Tally(cell, tuple(sorted(runs, key=lambda record: record.seed))) for cell, runs in given
     ]
@@ -107,10 +107,10 @@ def spread(errors: Sequence[float]) -> str:
     return f"{middle} ({digits(min(errors))} to {digits(max(errors))})"
 
 
-def orders(task: str, found: Iterable[Tally]) -> list[tuple[int, str]]:
+def orders(task: str, table: Iterable[Tally]) -> list[tuple[int, str]]:
     """For each R our order of the models beside the paper's, on the first backend."""
     ours: dict[int, dict[str, list[float]]] = {}
-    for tally in found:
+    for tally in table:
         row = ours.setdefault(tally.cell.size, {})
         if tally.cell.backend == BACKENDS[0]:
             row[tally.cell.model] = tally.errors

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from tests.fuzz.formats import damaged
+from tests.fuzz.formats import damage_of
 from tests.fuzz.tree import Tree
 
 # reader -> how many of a hundred cases it gets, roughly
@@ -38,10 +38,10 @@ def numbers(names: list[str] | None, cases: int) -> dict[str, range]:
 def cases_of(sample: Tree) -> SearchStrategy[Tree]:
     """A reader's valid files, damaged; of a list of commands one is run on them."""
     if "command" not in sample:
-        return damaged(sample)
+        return damage_of(sample)
     files = {name: entry for name, entry in sample.items() if name != "command"}
     one = st.sampled_from([bytes([number]) for number in sample["command"]])
-    return st.builds(lambda tree, command: {**tree, "command": command}, damaged(files), one)
+    return st.builds(lambda tree, command: {**tree, "command": command}, damage_of(files), one)
 
 
 def draw(cases: SearchStrategy[Tree], name: str, start: int, number: int) -> Tree:

@@ -36,10 +36,8 @@ ODD_VALUES: tuple[Any, ...] = (
     Raw("[" + "0," * 3000 + "0]"), Raw("[1, 2, 3]"), Raw("01"), Raw("'a'"), Raw("undefined"),
 )  # fmt: skip
 
-
-WIDE = st.binary(min_size=4, max_size=4).map(
-    lambda four: int.from_bytes(four, "big")
-)  # `integers` prefers small ones
+# any number, each as likely: `integers` prefers small ones
+WIDE = st.binary(min_size=4, max_size=4).map(lambda four: int.from_bytes(four, "big"))
 FEW = st.integers(1, 4)  # changes to one file
 WIDTH = st.integers(1, 64)
 NOISE = st.binary(min_size=1, max_size=16)
@@ -213,25 +211,25 @@ def rearrange(draw: DrawFn, tree: Tree) -> Tree:
     name, other = (pick(draw, sorted(tree)) for _ in range(2))
     above, _, last = name.rpartition("/")
     outside = Link("../" * name.count("/") + f"{OUTSIDE}/kept")
-    found = dict(tree)
+    files = dict(tree)
     match draw(st.integers(0, 7)):
         case 0:
-            del found[name]
+            del files[name]
         case 1:
-            found[name], found[other] = tree[other], tree[name]
+            files[name], files[other] = tree[other], tree[name]
         case 2:
-            found[name] = Pipe()
+            files[name] = Pipe()
         case 3:
-            found[name] = Folder()
+            files[name] = Folder()
         case 4:
-            found[name] = Link(pick(draw, ("/dev/zero", "/dev/null", last, "nowhere")))
+            files[name] = Link(pick(draw, ("/dev/zero", "/dev/null", last, "nowhere")))
         case 5:
-            found[name] = outside
+            files[name] = outside
         case 6 if above:  # a whole folder is a link
             top = name.partition("/")[0]
-            found = {path: entry for path, entry in tree.items() if not path.startswith(f"{top}/")}
-            found[top] = Link(pick(draw, (OUTSIDE, "/dev", ".", "nowhere")))
+            files = {path: entry for path, entry in tree.items() if not path.startswith(f"{top}/")}
+            files[top] = Link(pick(draw, (OUTSIDE, "/dev", ".", "nowhere")))
         case _:  # what another writer left
             half = f"{above}/.{last}.partial".lstrip("/")
-            found[half] = pick(draw, (outside, b"half", Folder()))
-    return found
+            files[half] = pick(draw, (outside, b"half", Folder()))
+    return files

@@ -41,22 +41,22 @@ absurd = st.sampled_from(ABSURD)
 
 
 @st.composite
-def damaged(draw: DrawFn, tree: Tree) -> Tree:
+def damage_of(draw: DrawFn, tree: Tree) -> Tree:
     """A folder with one file damaged after its kind, or with other files than it should have.
 
     Once in three times the hashes that its states hold are made to fit again.
     """
     if once_in(draw, 5 if len(tree) > 1 else 20):
-        found = rearrange(draw, tree)
+        files = rearrange(draw, tree)
     else:
         # specs have a reader of their own
         name = pick(draw, [n for n in sorted(tree) for _ in range(1 if "spec" in n else 4)])
         damage = next(make for end, make in KINDS.items() if name.endswith(end))
-        found = {**tree, name: damage(draw, tree[name])}
-    return resealed(found) if once_in(draw, 3) else found
+        files = {**tree, name: damage(draw, tree[name])}
+    return reseal(files) if once_in(draw, 3) else files
 
 
-def unpacked(entry: Entry) -> bytes:
+def unpack(entry: Entry) -> bytes:
     content = entry if isinstance(entry, bytes) else b""
     return gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
 
@@ -87,7 +87,7 @@ def has_digest(content: bytes) -> bool:
     return "fwt.sha256" in json.loads(split(content)[0]).get("__metadata__", {})
 
 
-def unsealed(content: bytes) -> bytes:
+def unseal(content: bytes) -> bytes:
     """A safetensors file without its digest, as a person would leave it who changes it."""
     text, data = split(content)
     header = json.loads(text)
@@ -95,9 +95,9 @@ def unsealed(content: bytes) -> bytes:
     return join(json.dumps(header), data)
 
 
-def resealed(tree: Tree) -> Tree:
+def reseal(tree: Tree) -> Tree:
     """A tree whose states have the hashes of the files beside them, and no digest of their own."""
-    found = dict(tree)
+    files = dict(tree)
     for path, entry in tree.items():
         above, _, last = path.rpartition("/")
         if last != "state.json" or not isinstance(entry, bytes):
@@ -108,8 +108,8 @@ def resealed(tree: Tree) -> Tree:
                       for name in state["sha256"] if name != last}  # fmt: skip
         except (ValueError, RecursionError, TypeError, KeyError):
             continue  # too damaged to be mended
-        found[path] = json.dumps({**state, "sha256": hashes}).encode()
-    return found
+        files[path] = json.dumps({**state, "sha256": hashes}).encode()
+    return files
 
 
 def sha256(entry: Entry | None) -> str:
@@ -123,7 +123,7 @@ def tensors(draw: DrawFn, content: bytes) -> bytes:
     Half of the time its digest is taken out first: what is behind that check must hold too.
     """
     if draw(st.booleans()):
-        content = unsealed(content)
+        content = unseal(content)
     text, data = split(content)
     match draw(st.integers(0, 7)):
         case 0:
@@ -222,12 +222,12 @@ def npy(draw: DrawFn, content: bytes) -> bytes:
             return npy_of(np.full((28, 28), pick(draw, FILLS)))
 
 
-def unzipped(content: bytes) -> dict[str, bytes]:
+def members_of(content: bytes) -> dict[str, bytes]:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         return {name: archive.read(name) for name in archive.namelist()}
 
 
-def zipped(members: dict[str, bytes], kind: int = zipfile.ZIP_STORED) -> bytes:
+def archive_of(members: dict[str, bytes], kind: int = zipfile.ZIP_STORED) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", kind) as archive:
         for name, content in members.items():
@@ -239,7 +239,7 @@ def zipped(members: dict[str, bytes], kind: int = zipfile.ZIP_STORED) -> bytes:
 def bombs() -> tuple[bytes, bytes]:
     """A gzip and a .npz file that unpack to far more than they are."""
     array = npy_of(np.zeros(BOMB, np.uint8))
-    return gzip.compress(array, mtime=0), zipped({"core.Wx.npy": array}, zipfile.ZIP_DEFLATED)
+    return gzip.compress(array, mtime=0), archive_of({"core.Wx.npy": array}, zipfile.ZIP_DEFLATED)
 
 
 def npz(draw: DrawFn, content: bytes) -> bytes:
@@ -251,13 +251,13 @@ def npz(draw: DrawFn, content: bytes) -> bytes:
         return pick(draw, PICKLES)
     if once_in(draw, 100):
         return bombs()[1]
-    members = unzipped(content)
+    members = members_of(content)
     name = pick(draw, sorted(members))
     if act == 3:
         members[name] = npy(draw, members[name])
     else:
         members[pick(draw, MEMBERS)] = pick(draw, (*PICKLES, members[name], b"", bytes(2**20)))
-    return zipped(members, zipfile.ZIP_DEFLATED)
+    return archive_of(members, zipfile.ZIP_DEFLATED)
 
 
 def pt(draw: DrawFn, content: bytes) -> bytes:
@@ -268,10 +268,10 @@ def pt(draw: DrawFn, content: bytes) -> bytes:
         return octets(draw, content, words)
     if act == 2:
         return pick(draw, PICKLES)
-    members = unzipped(content)
+    members = members_of(content)
     name = next(name for name in members if name.endswith("data.pkl"))
     new = octets(draw, members[name], (b"cbuiltins\nexec\n", b"R.", b"c__main__\nx\n"))
-    return zipped({**members, name: pick(draw, PICKLES) if once_in(draw, 3) else new})
+    return archive_of({**members, name: pick(draw, PICKLES) if once_in(draw, 3) else new})
 
 
 # --- images --------------------------------------------------------------------------------
@@ -281,7 +281,7 @@ MODES = ("L", "1", "P", "RGB", "RGBA", "LA", "I;16")
 
 def idx(draw: DrawFn, stored: bytes) -> bytes:
     """An IDX file: its bytes as they are stored, or unpacked; its counts; or one with a bomb."""
-    content = unpacked(stored)
+    content = unpack(stored)
     match draw(st.integers(0, 5)):
         case 0:
             return octets(draw, stored)

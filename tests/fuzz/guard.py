@@ -117,33 +117,33 @@ class Guard:
         self._on = True
         try:
             act()
-            found = Verdict("accepted")
+            verdict = Verdict("accepted")
         except FwtError as error:
-            found = _line(one_line(error))
+            verdict = _line(one_line(error))
         except Broken as error:
-            found = Verdict("silent", str(error)[:LINE])
+            verdict = Verdict("silent", str(error)[:LINE])
         except TooLong:
-            found = Verdict("slow", f"waited {WALL_S:.0f} s", traceback.format_exc())
+            verdict = Verdict("slow", f"waited {WALL_S:.0f} s", traceback.format_exc())
         except BaseException as error:  # what else a reader raises is what is looked for
             text = f"{type(error).__name__}: {error}"[:LINE]
-            found = Verdict("crash", text, traceback.format_exc())
+            verdict = Verdict("crash", text, traceback.format_exc())
         finally:
             self._on = False
             signal.setitimer(signal.ITIMER_REAL, 0)
         peak = peak_bytes()
         spent, grown = time.process_time() - began, peak - self._peak
-        return replace(self._after(found, size, spent, grown), peak=peak)
+        return replace(self._after(verdict, size, spent, grown), peak=peak)
 
-    def _after(self, found: Verdict, size: int, spent: float, grown: int) -> Verdict:
+    def _after(self, verdict: Verdict, size: int, spent: float, grown: int) -> Verdict:
         if self._events:
             return Verdict("escape", "; ".join(self._events[:5]))
-        if found.bad:
-            return found
+        if verdict.bad:
+            return verdict
         if spent > CPU_S:
             return Verdict("slow", f"{spent:.1f} s of processor time")
         if grown > MEMORY[0] + MEMORY[1] * size:
             return Verdict("memory", f"{grown / 2**20:.0f} MiB for {size} bytes")
-        return found
+        return verdict
 
 
 def _line(text: str) -> Verdict:

@@ -47,13 +47,13 @@ class Bench:
         """One case."""
         put(self.here, tree)
         before = sorted(os.listdir(self.here))
-        found = self.guard.judge(size(tree), lambda: reader.read(self.here))
+        verdict = self.guard.judge(size(tree), lambda: reader.read(self.here))
         kept = self._outside / "kept"
         if os.listdir(self._outside) != ["kept"] or kept.read_bytes() != b"kept":
             return Verdict("escape", "a file outside the folder was changed")
         if not reader.writes and sorted(os.listdir(self.here)) != before:
             return Verdict("escape", f"files were left: {os.listdir(self.here)}")
-        return replace(found, text=found.text.replace(str(self.here), "HERE"))
+        return replace(verdict, text=verdict.text.replace(str(self.here), "HERE"))
 
 
 def serve(root: Path, pipe: Connection) -> None:

@@ -31,7 +31,7 @@ from fwt.tasks.retrieval import RetrievalReader
 from fwt.tasks.sources import SOURCES, Source
 from tests.cli_tools import typed
 from tests.fuzz import samples
-from tests.fuzz.formats import PICTURE, has_digest, npy_of, png_of, unpacked
+from tests.fuzz.formats import PICTURE, has_digest, npy_of, png_of, unpack
 from tests.fuzz.guard import Broken
 from tests.fuzz.tree import Tree
 
@@ -53,23 +53,23 @@ class Reader(NamedTuple):
 # --- what must hold of what was read -------------------------------------------------------
 
 
-def meaning(found: Checkpoint) -> dict[str, Any]:
+def meaning(point: Checkpoint) -> dict[str, Any]:
     """All of a checkpoint that can be compared."""
-    arrays = {**found.params, **(found.moments or {})}
+    arrays = {**point.params, **(point.moments or {})}
     return {
-        "spec": json.dumps(found.spec.json_data(), sort_keys=True),
-        "progress": found.progress.model_dump_json(),
+        "spec": json.dumps(point.spec.json_data(), sort_keys=True),
+        "progress": point.progress.model_dump_json(),
         **{name: (array.dtype.str, array.shape, array.tobytes()) for name, array in arrays.items()},
     }
 
 
-def sound(found: Checkpoint) -> Checkpoint:
+def sound(point: Checkpoint) -> Checkpoint:
     """Refuse a checkpoint whose weights are not those of its spec, or not finite."""
-    faults = params.mismatches(model.parameters(found.spec.model), found.params)
+    faults = params.mismatches(model.parameters(point.spec.model), point.params)
     if faults:
         raise Broken(f"accepted: {faults}")
-    usable(found.spec)
-    return found
+    usable(point.spec)
+    return point
 
 
 def usable(spec: RunSpec) -> RunSpec:
@@ -84,8 +84,8 @@ def usable(spec: RunSpec) -> RunSpec:
     return spec
 
 
-def check_same(found: Checkpoint, wanted: Mapping[str, Any]) -> None:
-    got = meaning(sound(found))
+def check_same(point: Checkpoint, wanted: Mapping[str, Any]) -> None:
+    got = meaning(sound(point))
     apart = [name for name in wanted if got.get(name) != wanted[name]]
     if apart or got.keys() - wanted.keys():
         raise Broken(f"accepted with other content: {apart}")
@@ -108,18 +108,18 @@ def read_tensors(folder: Path) -> None:
 
 def read_model(folder: Path) -> None:
     """A model file alone: with its digest it must be what was written."""
-    found = sound(checkpoint.read(folder / MODEL))
+    point = sound(checkpoint.read(folder / MODEL))
     if has_digest((folder / MODEL).read_bytes()):
-        wanted = {**original("fast-weights"), "progress": found.progress.model_dump_json()}
-        check_same(found, {key: v for key, v in wanted.items() if key[:2] not in ("m.", "v.")})
+        wanted = {**original("fast-weights"), "progress": point.progress.model_dump_json()}
+        check_same(point, {key: v for key, v in wanted.items() if key[:2] not in ("m.", "v.")})
 
 
-def check_point(folder: Path, found: Checkpoint, kind: str) -> None:
+def check_point(folder: Path, point: Checkpoint, kind: str) -> None:
     """A checkpoint whose state has its digest is what was written; another is at least sound."""
     if "state.json" in json.loads((folder / "state.json").read_bytes())["sha256"]:
-        check_same(found, original(kind))
+        check_same(point, original(kind))
     else:
-        sound(found)
+        sound(point)
 
 
 def read_checkpoint(folder: Path) -> None:
@@ -129,17 +129,17 @@ def read_checkpoint(folder: Path) -> None:
 
 def read_layout(folder: Path) -> None:
     """A folder in a framework's layout."""
-    found = foreign.load(folder)
-    check_point(folder, found, "lstm")
+    point = foreign.load(folder)
+    check_point(folder, point, "lstm")
     shutil.rmtree(folder / "out", ignore_errors=True)
-    foreign.save(folder / "out", found, "fwt")
+    foreign.save(folder / "out", point, "fwt")
 
 
 def read_run(folder: Path) -> None:
     """Everything that is read of a run by the commands that show or compare runs."""
-    found = sound(find_checkpoint(folder))
-    if "state.json" in checkpoint.read_state(found.path).sha256:
-        got, wanted = meaning(found), original("fast-weights")
+    point = sound(find_checkpoint(folder))
+    if "state.json" in checkpoint.read_state(point.path).sha256:
+        got, wanted = meaning(point), original("fast-weights")
         if any(got[name] != wanted[name] for name in wanted if name != "progress"):
             raise Broken("the run's checkpoint has other content")
     summary.of_folder(folder)
@@ -179,11 +179,11 @@ def read_spec(folder: Path) -> None:
 
 def read_records(folder: Path) -> None:
     """Stored results, which must come back as they are stored again."""
-    found = summary.load(folder / "results.json")
-    for record in found:
+    records = summary.load(folder / "results.json")
+    for record in records:
         usable(record.spec)
-    summary.store(folder / "again.json", summary.merged(found, []))
-    if summary.load(folder / "again.json") != summary.merged(found, []):
+    summary.store(folder / "again.json", summary.merged(records, []))
+    if summary.load(folder / "again.json") != summary.merged(records, []):
         raise Broken("records do not come back as they were stored")
 
 
@@ -195,9 +195,9 @@ def read_foreign(name: str, layout: str, folder: Path) -> None:
     from fwt.opening import pt_reader
 
     path = folder / name
-    found = foreign.load(path, folder / "spec.json", layout, pt_reader(path))
+    point = foreign.load(path, folder / "spec.json", layout, pt_reader(path))
     shutil.rmtree(folder / "out", ignore_errors=True)
-    foreign.save(folder / "out", sound(found), "fwt")
+    foreign.save(folder / "out", sound(point), "fwt")
 
 
 # --- settings ------------------------------------------------------------------------------
@@ -214,9 +214,9 @@ def read_settings(name: str, folder: Path) -> None:
 def read_sweeps(folder: Path) -> None:
     """Sweep files, down to their runs."""
     for name in ("grid.toml", "search.toml"):
-        found = plans.read(folder / name)
-        if found.task == "retrieval":  # other tasks look for data
-            for group in plans.Plan(found).groups:
+        sweep = plans.read(folder / name)
+        if sweep.task == "retrieval":  # other tasks look for data
+            for group in plans.Plan(sweep).groups:
                 for setting in group.settings:
                     for spec in setting.specs:
                         usable(spec)
@@ -229,14 +229,14 @@ OPEN, KNOWN = "emnist-digits", "kmnist"  # without checksums, with them
 
 def read_images(folder: Path) -> None:
     """A dataset of which no checksum is known."""
-    found = datasets.images(OPEN, folder)
+    data = datasets.images(OPEN, folder)
     for images, labels in (
-        (found.train_images, found.train_labels),
-        (found.test_images, found.test_labels),
+        (data.train_images, data.train_labels),
+        (data.test_images, data.test_labels),
     ):
         if images.shape != (len(labels), 28, 28) or images.dtype != np.uint8:
             raise Broken(f"images of {images.shape} {images.dtype}, {len(labels)} labels")
-        if labels.size and not 0 <= labels.min() <= labels.max() < len(found.source.classes):
+        if labels.size and not 0 <= labels.min() <= labels.max() < len(data.source.classes):
             raise Broken(f"labels {labels}")
 
 
@@ -247,7 +247,7 @@ def checksum(content: bytes) -> str:
 @cache
 def source_with_checksums() -> Source:
     """The small dataset as one whose checksums are known."""
-    contents = [unpacked(entry) for entry in samples.dataset(KNOWN).values()]
+    contents = [unpack(entry) for entry in samples.dataset(KNOWN).values()]
     counts = (samples.IMAGES, samples.IMAGES, samples.TESTS, samples.TESTS)
     known = SOURCES[KNOWN]
     files = tuple(
@@ -262,23 +262,23 @@ def read_known_images(folder: Path) -> None:
     source, wanted = source_with_checksums(), samples.dataset(KNOWN)
     before, SOURCES[KNOWN] = SOURCES[KNOWN], source
     try:
-        found = datasets.images(KNOWN, folder)
+        data = datasets.images(KNOWN, folder)
     finally:
         SOURCES[KNOWN] = before
-    arrays = (found.train_images, found.train_labels, found.test_images, found.test_labels)
+    arrays = (data.train_images, data.train_labels, data.test_images, data.test_labels)
     for array, entry in zip(arrays, wanted.values(), strict=True):
-        if not unpacked(entry).endswith(array.astype(np.uint8).tobytes()):
+        if not unpack(entry).endswith(array.astype(np.uint8).tobytes()):
             raise Broken("other images than those of the checksums")
 
 
 def read_picture(name: str, folder: Path) -> None:
     """An image of one's own."""
     reader = tasks.reader(tasks.parse({"kind": "mnist-glimpse", "dataset": "mnist"}))
-    found = reader.parse(str(folder / name))
-    if found.shape != (24, 49) or found.dtype != np.float32 or not np.isfinite(found).all():
-        raise Broken(f"glimpses of {found.shape} {found.dtype}")
-    if not 0 <= found.min() <= found.max() <= 1:
-        raise Broken(f"pixels of {found.min()}..{found.max()}")
+    views = reader.parse(str(folder / name))
+    if views.shape != (24, 49) or views.dtype != np.float32 or not np.isfinite(views).all():
+        raise Broken(f"glimpses of {views.shape} {views.dtype}")
+    if not 0 <= views.min() <= views.max() <= 1:
+        raise Broken(f"pixels of {views.min()}..{views.max()}")
 
 
 def read_examples(folder: Path) -> None:
