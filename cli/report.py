@@ -142,7 +142,7 @@ class _Looks:
         from fwt.report.runs import facts
 
         options = tasks.parse(run.spec.task, str(run.path))
-        task = self._load(options)
+        task = self._load(options)  # pyright: ignore[reportArgumentType]
         told = facts(run, task, _recipe(run, task))
         if RunFolder(run.path).latest() is None and not (run.path / MODEL_FILE).is_file():
             return {**told, "checkpoint": None, "judged": None, "parity": None}, task, None

@@ -175,7 +175,7 @@ class MlxCompiled:
     def _canonical(self, tree: Any) -> dict[str, NumpyArray]:
         """A tree of arrays shaped like the parameters, by canonical name and axis order."""
         return {
-            name: permute_in(self._table[name], _numpy(array), "mlx")
+            name: permute_in(self._table[name], _numpy(array), "mlx")  # pyright: ignore[reportArgumentType]
             for name, array in utils.tree_flatten(tree)
         }
 
@@ -200,7 +200,7 @@ class MlxCompiled:
         examples = self._examples(data.inputs, data.targets)
         with mx.stream(self._device):
             self._optimizer = Adam(
-                learning_rate=self._rate(train.lr),
+                learning_rate=self._rate(train.lr),  # pyright: ignore[reportArgumentType]
                 betas=[train.beta1, train.beta2],
                 eps=train.epsilon,
                 bias_correction=True,
@@ -226,7 +226,7 @@ class MlxCompiled:
             (loss, wrong), found = measure(inputs, targets, input_mask, hidden_mask)
             if group is not None:
                 found = nn.average_gradients(found, group)
-            squares = [mx.sum(g * g) for _, g in utils.tree_flatten(found)]
+            squares = [mx.sum(g * g) for _, g in utils.tree_flatten(found)]  # pyright: ignore[reportOperatorIssue]
             norm = mx.sqrt(mx.sum(mx.stack(squares)))
             if train.clip:
                 scale = mx.minimum(train.clip / (norm + 1e-6), 1.0)

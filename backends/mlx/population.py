@@ -106,7 +106,7 @@ class MlxPopulation:
             weights = self._state["weights"]
             column = mx.zeros((len(self.members), 1), dtype=self._kind)
             self._optimizer = Adam(
-                learning_rate=column,
+                learning_rate=column,  # pyright: ignore[reportArgumentType]
                 betas=[train.beta1, train.beta2],
                 eps=train.epsilon,
                 bias_correction=True,

@@ -58,6 +58,7 @@ def room_for(count: int, what: str) -> Iterator[None]:
     if needed <= soft:
         yield
         return
+    assert resource is not None  # noqa: S101 a limit was found by it
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, before[1]))
     try:

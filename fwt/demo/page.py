@@ -68,7 +68,7 @@ def serve(
         ssr_mode=False,
         run_history=False,
         footer_links=[],
-        theme=gr.themes.Default(font=SYSTEM, font_mono=FIXED),
+        theme=gr.themes.Default(font=SYSTEM, font_mono=FIXED),  # pyright: ignore[reportPrivateImportUsage]
         css_paths=HERE / "page.css",
     )
     return blocks
@@ -145,7 +145,7 @@ def _drawings(subject: Subject, names: Sequence[str], first: str) -> None:
     shown = _stepping(show(None, first), show, drawing, backend)
     drawing.change(show, [drawing, backend], shown, **QUIET)
 
-    def draw(number: int) -> tuple[Any, int, str]:
+    def draw(number: int) -> tuple[Any, int, Any]:
         """The next image; where there is none, what is wrong."""
         try:
             return examples.drawing(number), number + 1, gr.skip()

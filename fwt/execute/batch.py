@@ -96,7 +96,7 @@ def _train(jobs: Sequence[Job], hooks: Hooks) -> Sequence[Outcome]:
     Returns:
         What came of the runs; where nothing was trained, of those that had ended.
     """
-    prepared = prepare(jobs, load)
+    prepared = prepare(jobs, load)  # pyright: ignore[reportArgumentType]
     with ExitStack() as stack:
         stack.enter_context(room_for(len(jobs), "sweep"))
         # in one order, so that no two processes wait for each other

@@ -19,7 +19,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-import dask
+from dask import config
 from distributed import Client, Future, LocalCluster
 
 from fwt.execute import worker
@@ -102,7 +102,8 @@ class Dask:
             return
         client = self._client or self._open(CONNECT)
         try:
-            threads = sum(client.nthreads().values())
+            nthreads: Any = client.nthreads()  # of a client that is not asynchronous
+            threads = sum(nthreads.values())
         except OSError:
             if self._cluster.scheduler is None:
                 raise
@@ -256,7 +257,7 @@ class Dask:
         }
         enter = self._stack.enter_context
         enter(room_for(FILES * self._workers, f"--workers: {self._workers} processes"))
-        enter(dask.config.set(settings))
+        enter(config.set(settings))
         folder = enter(tempfile.TemporaryDirectory(prefix="fwt-dask-", ignore_cleanup_errors=True))
         cluster = LocalCluster(
             n_workers=self._workers,

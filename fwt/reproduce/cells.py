@@ -166,7 +166,7 @@ class Cells:
         wanted = layer(point.items(), "cells")
         options = wanted.get("task", {})
         at_hand = merge(wanted, {"task": {"dataset": SUBSET}}) if "dataset" in options else wanted
-        spec = resolve(self.task, model, {}, at_hand, None, None, self._load).spec
+        spec = resolve(self.task, model, {}, at_hand, None, None, self._load).spec  # pyright: ignore[reportArgumentType]
         return RunSpec.parse(merge(spec.json_data(), {"task": options}), f"cells of {self.task}")
 
     def group(self, name: str) -> list[Cell]:

@@ -352,7 +352,7 @@ class Plan:
         )
         name = point.get(MODEL, self.base.get(MODEL))
         control = self.file.control
-        return resolve(self.file.task, name, base, own, control, self._data_dir, self._load)
+        return resolve(self.file.task, name, base, own, control, self._data_dir, self._load)  # pyright: ignore[reportArgumentType]
 
     def _setting(
         self, point: Point, values: Mapping[str, Any], paths: Mapping[str, str]

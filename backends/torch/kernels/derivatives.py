@@ -133,7 +133,7 @@ class _Differentiable(torch.autograd.Function):
             torch.zeros_like(a) if slope is None else slope
             for a, slope in zip(results[: rule.shown], slopes, strict=False)
         ]
-        batched = torch._C._functorch.is_legacy_batchedtensor  # of `is_grads_batched`
+        batched = torch._C._functorch.is_legacy_batchedtensor  # of `is_grads_batched`  # pyright: ignore[reportAttributeAccessIssue]
         if torch.is_grad_enabled() or _has_tangent(outer) or any(map(batched, outer)):
             return None, *rule.by_equations(given, outer, wanted)
         return None, *rule.gradient(given, results, outer, wanted)

@@ -32,12 +32,12 @@ def missing(core: CellSpec, ops: MlxOps, device: mx.Device) -> str | None:
         return reason
     if ops.dtype == mx.bfloat16:
         return "there is none for dtype bfloat16"
-    return None if device.type == mx.cpu else check.failure(core.size, kernel.on_gpu, device.type)
+    return None if device.type == mx.cpu else check.failure(core.size, kernel.on_gpu, device.type)  # pyright: ignore[reportArgumentType]
 
 
 def fault_on(device: mx.Device) -> str | None:
     """What the check of a device's kernels found at fault; None if they hold."""
-    return None if device.type == mx.cpu else check.failure(None, kernel.on_gpu, device.type)
+    return None if device.type == mx.cpu else check.failure(None, kernel.on_gpu, device.type)  # pyright: ignore[reportArgumentType]
 
 
 def language(device: mx.Device) -> str:

@@ -105,7 +105,7 @@ def failure(size: int | None, run: kernel.Runner, device: mx.DeviceType) -> str 
         run: what runs them.
     """
     if size is not None:
-        general = failure(None, run, device)
+        general = failure(None, run, device)  # pyright: ignore[reportArgumentType]
         if general is not None:
             return general
         if size > kernel.LARGEST:

@@ -58,10 +58,10 @@ def _controls(
 
 def _scalar(ops: Ops, number: float | Tensor) -> Tensor:
     """A number, fixed or trained, as an array (1,) on the device."""
-    if isinstance(number, float):
-        constant: Tensor = ops.constant(np.array([number]))
-        return constant
-    return number.reshape(1)
+    if isinstance(number, Tensor):
+        return number.reshape(1)
+    constant: Tensor = ops.constant(np.array([number]))
+    return constant
 
 
 class Outputs(Sequence[Tensor]):
@@ -112,7 +112,7 @@ def unroll(
     core = spec.core
     assert isinstance(core, fast_weights.Spec)  # noqa: S101 `missing` was asked
     z = fast_weights.slow_input(ops, core, p, x, first)
-    which, stores = _controls(core, x.shape[1], first, z.device)
+    which, stores = _controls(core, x.shape[1], first, z.device)  # pyright: ignore[reportArgumentType]
     w = [p["core.w"], p["core.w_int"]] if core.integrate else [p["core.w"]]
     norm = core.norm == "sum"
     unit = z.new_empty(1, core.size)
