@@ -13,7 +13,8 @@ from pathlib import Path
 from fwt import backends, tasks
 from fwt.data import load
 from fwt.execute.batch import group_by_shape
-from fwt.execute.executor import Cluster, executor
+from fwt.execute.executor import Cluster
+from fwt.execute.local import executor_for
 from fwt.fwcore import limits
 from fwt.fwcore.errors import (
     BackendError,
@@ -294,7 +295,7 @@ def _outcomes(found: Reproduction, jobs: Sequence[Job], quiet: bool) -> Iterator
     with (
         StopFlag() as stop,
         Progress(len(jobs), stop.read, quiet) as watch,
-        executor(found.cluster, found.workers, watch, "reproduce") as chosen,
+        executor_for(found.cluster, found.workers, watch, "reproduce") as chosen,
     ):
         chosen.submit(batches)
         yield from chosen.outcomes()
