@@ -379,8 +379,10 @@ def test_a_killed_worker_costs_what_it_had_not_saved(tmp_path, eager, monkeypatc
     assert outcome.result == json.loads((run / "DONE").read_text())
     assert done(run) == done(lone)
     assert weights(run) == weights(lone)
-    again = watch.steps.index(0, 1)  # whether step 8 was still told cannot be known
-    assert watch.steps[:8] == [*range(8)]
+    again = watch.steps.index(0, 1)
+    # in order and without a gap; what was on its way when the process was killed is lost
+    assert watch.steps[:again] == [*range(again)]
+    assert again <= 9
     assert watch.steps[again:] == [0, *range(7, 13)]  # the last save was that of 6
     assert "dashboard http://127.0.0.1:" in watch.where[0]
     assert watch.outcomes == [outcome]
