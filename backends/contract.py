@@ -21,7 +21,7 @@ class Stream(Protocol):
         """The output of the next time step: the core's input (B, I) -> (B, R)."""
         ...
 
-    def named(self) -> dict[str, Any]:
+    def arrays(self) -> dict[str, Any]:
         """The state by name, such as `h` (B, R) and `A` (B, R, R)."""
         ...
 

@@ -105,6 +105,7 @@ def _subject(path: Path, device: str) -> Subject:
     from fwt.demo.steps import REFERENCE, Subject
     from fwt.fwcore.storage.runs import find_checkpoint
     from fwt.opening import on_backend
+    from fwt.tasks import retrieval
 
     found = find_checkpoint(path)
     task = tasks.parse(found.spec.task, str(path))
@@ -114,5 +115,5 @@ def _subject(path: Path, device: str) -> Subject:
     def on(name: str) -> Compiled:
         return on_backend(name, found, "cpu" if name == REFERENCE else device, "auto")
 
-    pairs = int(task.json_data().get("pairs", 0))
+    pairs = task.pairs if isinstance(task, retrieval.Spec) else 0
     return Subject(path.name, found.spec.model, reader, on, pairs)

@@ -7,7 +7,7 @@ and gradient against them.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -59,7 +59,7 @@ class Controls(NamedTuple):
     stores: NumpyArray
 
 
-def controls(core: Any, steps: int, first: int) -> Controls:
+def controls(core: fast_weights.Spec, steps: int, first: int) -> Controls:
     """The controls of T time steps, the first of them number `first`."""
     times = np.arange(first, first + steps)
     stores = np.ones(steps, bool) if core.store is None else np.isin(times, core.store)

@@ -7,7 +7,6 @@ row numbers int64, numbers float32 or float64. Whatever else comes is refused wi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -20,7 +19,7 @@ from fwt.fwcore.spec import ModelSpec
 from fwt.fwcore.training.batches import Split
 
 
-def _array(name: str, given: Any) -> NumpyArray:
+def _array(name: str, given: object) -> NumpyArray:
     """An array-like as an array. Raises ConfigError for what is none."""
     try:
         array = np.asarray(given)
@@ -33,7 +32,7 @@ def _array(name: str, given: Any) -> NumpyArray:
     return array
 
 
-def _whole(name: str, what: str, given: Any, shape: str, axes: int, end: int) -> NumpyArray:
+def _whole(name: str, what: str, given: object, shape: str, axes: int, end: int) -> NumpyArray:
     """Whole numbers from 0 to before `end`, int64 with so many axes."""
     array = _array(name, given)
     if array.dtype.kind not in "iu" or array.ndim != axes:
@@ -48,7 +47,7 @@ def _whole(name: str, what: str, given: Any, shape: str, axes: int, end: int) ->
     return np.require(array, np.int64, OWN)
 
 
-def _numbers(name: str, given: Any, shape: str, sizes: tuple[int | None, ...]) -> NumpyArray:
+def _numbers(name: str, given: object, shape: str, sizes: tuple[int | None, ...]) -> NumpyArray:
     """Floating numbers of a shape, float32 or float64; None in `sizes` stands for any size."""
     array = _array(name, given)
     hint = "; divide pixels by their largest value" if array.dtype == np.uint8 else ""
@@ -69,7 +68,7 @@ def _numbers(name: str, given: Any, shape: str, sizes: tuple[int | None, ...]) -
     return np.require(array, np.float64 if wide else np.float32, OWN)
 
 
-def check_inputs(spec: ModelSpec, inputs: Any) -> NumpyArray:
+def check_inputs(spec: ModelSpec, inputs: object) -> NumpyArray:
     """A batch as the encoder takes it: symbols int64 (B, T), or numbers (B, T, features).
 
     Raises:
@@ -87,7 +86,7 @@ def check_inputs(spec: ModelSpec, inputs: Any) -> NumpyArray:
     return array
 
 
-def check_targets(spec: ModelSpec, targets: Any, count: int) -> NumpyArray:
+def check_targets(spec: ModelSpec, targets: object, count: int) -> NumpyArray:
     """The classes of so many examples, int64 (B,).
 
     Raises:
@@ -100,12 +99,12 @@ def check_targets(spec: ModelSpec, targets: Any, count: int) -> NumpyArray:
 
 
 def check_split(spec: ModelSpec, split: Split) -> Split:
-    """A split whose inputs and targets fit a model; see `check_inputs` and `check_targets`."""
+    """A split whose inputs and targets fit a model, as `check_inputs` and `check_targets` say."""
     inputs = check_inputs(spec, split.inputs)
     return Split(inputs, check_targets(spec, split.targets, len(inputs)))
 
 
-def check_rows(rows: Any, examples: int, members: int | None = None) -> NumpyArray:
+def check_rows(rows: object, examples: int, members: int | None = None) -> NumpyArray:
     """Row numbers of a split: int64 (B,), or (P, B) for P members.
 
     Raises:
@@ -119,7 +118,7 @@ def check_rows(rows: Any, examples: int, members: int | None = None) -> NumpyArr
     return array
 
 
-def check_core_inputs(spec: ModelSpec, x: Any, first: int) -> NumpyArray:
+def check_core_inputs(spec: ModelSpec, x: object, first: int) -> NumpyArray:
     """What the core is to be given, (B, T, I), from time step `first` on.
 
     Raises:
@@ -132,7 +131,9 @@ def check_core_inputs(spec: ModelSpec, x: Any, first: int) -> NumpyArray:
     return array
 
 
-def check_state(spec: ModelSpec, given: Mapping[str, Any] | None, batch: int) -> dict[str, Any]:
+def check_state(
+    spec: ModelSpec, given: Mapping[str, object] | None, batch: int
+) -> dict[str, NumpyArray]:
     """A start state: arrays of the core's state by name, those left out being zeros.
 
     Raises:
@@ -151,7 +152,7 @@ def check_state(spec: ModelSpec, given: Mapping[str, Any] | None, batch: int) ->
 
 
 def check_pull(
-    spec: ModelSpec, inputs: NumpyArray, outputs: Any, scores: Any
+    spec: ModelSpec, inputs: NumpyArray, outputs: object, scores: object
 ) -> tuple[NumpyArray, NumpyArray]:
     """Gradients of the outputs (T, B, R) and of the class scores (B, classes) of checked inputs.
 
@@ -165,7 +166,7 @@ def check_pull(
     )
 
 
-def check_batch(batch: Any) -> int:
+def check_batch(batch: object) -> int:
     """How many sequences a stream feeds side by side. Raises ConfigError unless it is 1 or more."""
     if isinstance(batch, bool) or not isinstance(batch, int | np.integer):
         raise ConfigError(f"stream: expected a whole number of sequences, got {batch=}")

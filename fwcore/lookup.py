@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fwt.fwcore.ops import Array, Ops
 
 
@@ -39,6 +37,6 @@ class LookedUp:
         return self._ops.take(self._table, self._rows)
 
 
-def dense(x: Any) -> Array:
+def dense(x: Array) -> Array:
     """An array, looked up if it is kept apart."""
     return x.dense() if isinstance(x, LookedUp) else x

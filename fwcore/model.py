@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from fwt.fwcore import layers
 from fwt.fwcore.cells import cell_of
-from fwt.fwcore.cells.base import Weights
+from fwt.fwcore.cells.base import FinalState, State, Weights
 from fwt.fwcore.lookup import dense
 from fwt.fwcore.memory import Plan, plan
 from fwt.fwcore.ops import Array, Ops
@@ -45,7 +45,9 @@ class Masks:
 
 
 # number of a step, its projected input, the state before and after it -> the state that goes on
-Observer = Callable[[int, Array, Any, Any], Any]
+Observer = Callable[[int, Array, State, State], State]
+Project = Callable[..., Sequence[Array]]  # a cell's `project`, of its own spec
+Step = Callable[..., State]  # a cell's `step`, of its own spec and state
 
 
 class Unroll(Protocol):
@@ -60,8 +62,8 @@ class Unroll(Protocol):
         memory: Plan,
         given: Weights | None = None,
         first: int = 0,
-    ) -> tuple[Any, Any]:
-        """The outputs may be one array with time first."""
+    ) -> tuple[Sequence[Array], FinalState]:
+        """The T outputs, each (B, R), and the final state."""
         ...
 
 
@@ -70,13 +72,13 @@ def advance(
     spec: ModelSpec,
     p: Weights,
     x: Array,
-    state: Any,
+    state: State,
     first: int = 0,
     *,
-    project: Callable[..., Sequence[Array]] | None = None,
-    step: Callable[..., Any] | None = None,
+    project: Project | None = None,
+    step: Step | None = None,
     observe: Observer | None = None,
-) -> tuple[list[Array], Any]:
+) -> tuple[list[Array], State]:
     """The time loop, written once for all cells, for streams, traces and gradient flow.
 
     Args:
@@ -108,9 +110,9 @@ def unroll(
     memory: Plan,
     given: Weights | None = None,
     first: int = 0,
-    project: Callable[..., Sequence[Array]] | None = None,
-    step: Callable[..., Any] | None = None,
-) -> tuple[list[Array], Any]:
+    project: Project | None = None,
+    step: Step | None = None,
+) -> tuple[list[Array], State]:
     """All time steps of the core from its start state.
 
     Args:
@@ -146,10 +148,9 @@ class Stream:
         self._t += 1
         return output
 
-    def named(self) -> dict[str, Array]:
-        """The state by name, as `fwt.fwcore.cells.base.State.named` gives it."""
-        arrays: dict[str, Array] = self._state.named()
-        return arrays
+    def arrays(self) -> dict[str, Array]:
+        """The state by name, as `fwt.fwcore.cells.base.State.arrays` gives it."""
+        return self._state.arrays()
 
 
 def logits(

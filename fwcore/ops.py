@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
-import numpy as np
+from numpy.typing import NDArray
 
 Array = Any  # an array of the backend's own kind
-NumpyArray = np.ndarray[Any, np.dtype[Any]]
+NumpyArray = NDArray[Any]
 
 # the NumPy arrays that frameworks take without a copy or a warning
 OWN: tuple[Literal["C_CONTIGUOUS"], Literal["WRITEABLE"]] = ("C_CONTIGUOUS", "WRITEABLE")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from fwt.fwcore.errors import CheckpointError
 from fwt.fwcore.ops import OWN, NumpyArray
@@ -73,7 +73,9 @@ def layer_norm(name: str, size: int) -> list[Param]:
     ]
 
 
-def initialise(table: Sequence[Param], seed: int, dtype: Any = np.float32) -> dict[str, NumpyArray]:
+def initialise(
+    table: Sequence[Param], seed: int, dtype: DTypeLike = np.float32
+) -> dict[str, NumpyArray]:
     """First values of all parameters, a pure function of (table, seed).
 
     Each array has its own random stream, so adding a parameter leaves the others as they were.

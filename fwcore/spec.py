@@ -200,9 +200,10 @@ class RunSpec(Frozen):
 
         The weights are those of `init`, by their own digest.
         """
+        train = self.train.json_data()
+        del train["seed"]
         data = self.json_data()
-        del data["train"]["seed"]
-        named = {key: data[key] for key in ("task", "model", "train")}
+        contents = {"task": data["task"], "model": data["model"], "train": train}
         if self.init is not None:
-            named["init"] = self.init.sha256
-        return digest_of(named)
+            contents["init"] = self.init.sha256
+        return digest_of(contents)

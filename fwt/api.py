@@ -259,7 +259,7 @@ def models() -> list[str]:
     return list(presets())
 
 
-def checkpoints() -> dict[str, dict[str, Any]]:
+def checkpoints() -> dict[str, shipped.Network]:
     """The networks that ship with fwt: name -> task, model, size, test error and more.
 
     Example:

@@ -183,5 +183,6 @@ def _learned(spec: RunSpec) -> dict[str, Any]:
     """What must agree for two runs to be the same."""
     data = spec.json_data()
     del data["recipe"]
-    data["report"] = {key: data["report"][key] for key in data["report"] if key not in REPORTS}
+    report = spec.report.json_data()
+    data["report"] = {key: report[key] for key in report if key not in REPORTS}
     return data

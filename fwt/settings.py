@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fwt import data, initial, tasks
-from fwt.fwcore.cells import cells, presets
+from fwt.fwcore.cells import cells, kind_of, presets
 from fwt.fwcore.errors import ConfigError, FileError, nearest
 from fwt.fwcore.spec import RunSpec
 from fwt.fwcore.storage import files
@@ -196,7 +196,7 @@ def resolve(
     options = asked.get("task", {}) | {"kind": task}
     tasks.parse(options)  # refuses an unknown task before its recipe is looked for
     name = _chosen_model(model, config, flags, task)
-    kind = presets()[name]["kind"]
+    kind = kind_of(name)
     size = asked.get("model", {}).get("core", {}).get("size")
     label, settings = recipe(task, name, size if isinstance(size, int) else None)
     found = load(tasks.parse(merge(settings.get("task", {}), options)), data_dir)
@@ -237,7 +237,7 @@ def _encoder(task: Task, name: str) -> dict[str, Any]:
     Raises:
         ConfigError: the model sees pictures, and the task has none.
     """
-    if cells()[presets()[name]["kind"]].Spec.pictures:
+    if cells()[kind_of(name)].Spec.pictures:
         if task.shape.symbols:
             raise ConfigError(
                 f"--model: the model {name!r} expects a task of pictures, got "

@@ -3,10 +3,45 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 INDEX = "index.json"
 HERE = Path(__file__).parent
+
+
+class Slice(TypedDict):
+    """The examples whose answers every backend is to give again, and how many are wrong."""
+
+    dataset: str
+    split: str
+    examples: int
+    wrong: int
+
+
+class Network(TypedDict):
+    """What the index says of a network; errors are in percent, `train_s` is in seconds."""
+
+    task: str
+    model: str
+    size: int
+    seed: int
+    dataset: str
+    digest: str
+    parameters: int
+    test_error_pct: float
+    test_examples: int
+    val_error_pct: float
+    best_step: int
+    steps: int
+    train_s: float
+    published_pct: float
+    backend: str
+    device: str
+    commit: str
+    command: str
+    slice: Slice
+    bytes: int
+    sha256: dict[str, str]
 
 
 def folder() -> Path:
@@ -15,7 +50,7 @@ def folder() -> Path:
     return installed if installed.is_dir() else HERE.parent / "checkpoints"
 
 
-def index() -> dict[str, dict[str, Any]]:
+def index() -> dict[str, Network]:
     """Name -> what is known of the network, of those that lie here.
 
     Raises:
@@ -26,9 +61,8 @@ def index() -> dict[str, dict[str, Any]]:
     path = folder() / INDEX
     if not path.is_file():
         return {}
-    return {
-        name: facts for name, facts in read_object(path).items() if (path.parent / name).is_dir()
-    }
+    every = cast(dict[str, Network], read_object(path))
+    return {name: facts for name, facts in every.items() if (path.parent / name).is_dir()}
 
 
 def find(source: Path) -> Path:

@@ -24,7 +24,7 @@ def loop_results(
     plan = model.memory_plan(network.spec, "auto", *x.shape[:2])
     named_start = dict(zip(given, start, strict=True))
     outputs, state = loop(network.ops, network.spec, weights, seen, plan, named_start)
-    results = {"outputs": torch.stack(tuple(outputs), 1), **state.named()}
+    results = {"outputs": torch.stack(tuple(outputs), 1), **state.arrays()}
     total = sum(
         (r * torch.cos(torch.arange(r.numel()).view(r.shape))).sum() for r in results.values()
     )

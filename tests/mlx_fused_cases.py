@@ -72,7 +72,7 @@ def run(
 
         def measure(weights: Any, x: Any, start: Any) -> Any:
             outputs, state = unroll(compiled._ops, spec, weights, x, plan, start, first)
-            found = {"outputs": mx.stack(list(outputs), 1), **state.named()}
+            found = {"outputs": mx.stack(list(outputs), 1), **state.arrays()}
             return sum(weighted(array) for array in found.values()), found
 
         weights = {k: v for k, v in compiled.module.weights().items() if k.startswith("core.")}

@@ -30,7 +30,7 @@ RUN = (
 DRIVER = """
 import os, signal, sys
 from fwt.cli.main import run
-from fwt.fwcore.training.ranks import Spread
+from fwt.fwcore.training.lockstep import Spread
 number = next(os.environ[name] for name in ("RANK", "MLX_RANK") if name in os.environ)
 real, calls = Spread.train_step, []
 def step(*arguments):

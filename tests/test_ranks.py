@@ -17,7 +17,8 @@ from fwt.fwcore.errors import ConfigError
 from fwt.fwcore.spec import RunSpec
 from fwt.fwcore.storage import checkpoint
 from fwt.fwcore.training.batches import Dropout
-from fwt.fwcore.training.ranks import SINGLE, Spread, check_together
+from fwt.fwcore.training.lockstep import Spread
+from fwt.fwcore.training.ranks import SINGLE, check_together
 from tests.cli_tools import (
     ROOT,
     Done,
@@ -57,7 +58,7 @@ class Pair:
     def total(self, values: Any) -> Any:
         return values + np.asarray(self.other)
 
-    def broken(self, error: RuntimeError) -> bool:
+    def is_rank_lost(self, error: RuntimeError) -> bool:
         return "gone" in str(error)
 
 

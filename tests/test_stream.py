@@ -43,7 +43,7 @@ def test_steps_give_what_the_sequence_gives(variant: str, engine: Engine) -> Non
         got = np.asarray(stream.step(native(engine, x[:, t])))
         assert_close(f"h({t})", want[:, t], got, "outputs", engine.dtype, "self")
     for name, array in final.items():
-        found = np.asarray(stream.named()[name])
+        found = np.asarray(stream.arrays()[name])
         assert_close(name, array, found, "states", engine.dtype, "self")
 
 

@@ -128,8 +128,8 @@ class MlxCompiled:
             outputs, state = run(
                 self._ops, self.spec, self.module.weights(), self._array(x), chosen, start, first
             )
-            final = {name: _numpy(array) for name, array in state.named().items()}
-            return _numpy(mx.stack(outputs, axis=1)), final
+            final = {name: _numpy(array) for name, array in state.arrays().items()}
+            return _numpy(mx.stack(list(outputs), axis=1)), final
 
     def trace(self, inputs: NumpyArray) -> Trace:
         inputs = check_inputs(self.spec, inputs)

@@ -28,7 +28,7 @@ class MlxRanks:
             given = mx.array(np.asarray(values, dtype=np.float64), dtype=mx.float64)
             return np.array(mx.distributed.all_sum(given, group=self.group))
 
-    def broken(self, error: RuntimeError) -> bool:
+    def is_rank_lost(self, error: RuntimeError) -> bool:
         return str(error).lower().startswith(SIGNS)
 
 

@@ -20,7 +20,7 @@ from fwt.fwcore.inputs import (
     check_state,
     check_targets,
 )
-from fwt.fwcore.ops import NumpyArray
+from fwt.fwcore.ops import Array, NumpyArray
 from fwt.fwcore.params import check_fit
 from fwt.fwcore.spec import ModelSpec, TrainSpec
 from fwt.fwcore.training.batches import Dropout, Split
@@ -54,7 +54,7 @@ class NumpyCompiled:
         start = check_state(self.spec, given, len(x))
         chosen = model.memory_plan(self.spec, self._memory, x.shape[0], x.shape[1])
         outputs, state = model.unroll(self._ops, self.spec, self.module, x, chosen, start, first)
-        return np.stack(outputs, 1), dict(state.named())
+        return np.stack(outputs, 1), dict(state.arrays())
 
     def trace(self, inputs: NumpyArray) -> Trace:
         return trace(self._ops, self.spec, self.module, self._input(inputs), np.asarray)
@@ -103,11 +103,11 @@ class NumpyCompiled:
         """Always raises BackendError."""
         _refuse("training")
 
-    def train_step(self, rows: NumpyArray, lr: float, dropout: Dropout | None) -> Any:
+    def train_step(self, rows: NumpyArray, lr: float, dropout: Dropout | None) -> NoReturn:
         """Always raises BackendError."""
         _refuse("training")
 
-    def fetch(self, stats: Sequence[Any]) -> NumpyArray:
+    def fetch(self, stats: Sequence[Array]) -> NumpyArray:
         """Always raises BackendError."""
         _refuse("training")
 

@@ -85,7 +85,7 @@ class TorchCompiled:
             outputs, state = run(
                 self._ops, self.spec, self.module.weights(), self._tensor(x), chosen, start, first
             )
-            final = {name: _numpy(array) for name, array in state.named().items()}
+            final = {name: _numpy(array) for name, array in state.arrays().items()}
             return _numpy(torch.stack(tuple(outputs), 1)), final
 
     @in_precision

@@ -43,7 +43,7 @@ class TorchRanks:
         found: NumpyArray = tensor.numpy()
         return found
 
-    def broken(self, error: RuntimeError) -> bool:
+    def is_rank_lost(self, error: RuntimeError) -> bool:
         return any(sign in str(error).lower() for sign in SIGNS)
 
 

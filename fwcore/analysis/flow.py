@@ -17,7 +17,7 @@ import numpy as np
 from fwt.fwcore import layers
 from fwt.fwcore.analysis.compare import softmax
 from fwt.fwcore.cells import cell_of
-from fwt.fwcore.cells.base import Weights
+from fwt.fwcore.cells.base import Recurrent, State, Weights
 from fwt.fwcore.errors import ConfigError
 from fwt.fwcore.model import advance, memory_plan
 from fwt.fwcore.ops import Array, NumpyArray, Ops
@@ -58,14 +58,16 @@ def perturb(
     x = layers.encode(ops, spec.encoder, p, inputs)
     chosen = memory_plan(spec, "attention", x.shape[0], x.shape[1])
     state = cell_of(core).start(ops, core, p, x.shape[0], chosen, {})
-    if not hasattr(state, "shift"):
-        raise ConfigError(
-            f"gradients: the model {core.kind!r} is not recurrent, so that no gradient flows "
-            "through its time steps"
-        )
-    outputs, _ = advance(
-        ops, spec, p, x, state, observe=lambda t, _, before, after: after.shift(deltas[t])
-    )
+
+    def add_delta(t: int, _z: Array, _before: State, after: State) -> State:
+        if not isinstance(after, Recurrent):
+            raise ConfigError(
+                f"gradients: the model {core.kind!r} is not recurrent, so that no gradient flows "
+                "through its time steps"
+            )
+        return after.shift(deltas[t])
+
+    outputs, _ = advance(ops, spec, p, x, state, observe=add_delta)
     return outputs, layers.classify(ops, spec.head, p, outputs[-1])
 
 

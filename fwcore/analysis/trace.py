@@ -10,7 +10,7 @@ import numpy as np
 
 from fwt.fwcore import layers
 from fwt.fwcore.cells import cell_of, fast_weights
-from fwt.fwcore.cells.base import Weights
+from fwt.fwcore.cells.base import State, Weights
 from fwt.fwcore.memory import HistoryMemory
 from fwt.fwcore.model import advance, memory_plan
 from fwt.fwcore.ops import Array, NumpyArray, Ops
@@ -66,6 +66,10 @@ class Trace:
     scores: NumpyArray
 
 
+# what a read gave, the time steps that are stored, and the attention to them
+_Noted = tuple[Array | float, tuple[int, ...], Array | None]
+
+
 @dataclass(frozen=True)
 class _Watched:
     """A fast memory in the attention form that notes its reads."""
@@ -73,7 +77,7 @@ class _Watched:
     inner: HistoryMemory
     now: int
     stored: tuple[int, ...]
-    reads: list[tuple[Array | float, tuple[int, ...], Array | None]]
+    reads: list[_Noted]
 
     def read(self, query: Array) -> Array | float:
         result = self.inner.read(query)
@@ -110,14 +114,15 @@ def trace(ops: Ops, spec: ModelSpec, p: Weights, inputs: Array, numpy: ToNumpy) 
     chosen = memory_plan(spec, "attention", x.shape[0], x.shape[1])
     state = cell_of(core).start(ops, core, p, x.shape[0], chosen, {})
     fast = core if isinstance(core, fast_weights.Spec) else None
-    reads: list[Any] = []
-    if fast is not None:
+    reads: list[_Noted] = []
+    if isinstance(state, fast_weights.FastState):
+        assert isinstance(state.memory, HistoryMemory)  # noqa: S101 that is the attention form
         state = state._replace(memory=_Watched(state.memory, 0, (), reads))
     steps: list[Step] = []
 
-    def observe(t: int, z: Array, before: Any, after: Any) -> Any:
+    def observe(t: int, z: Array, before: State, after: State) -> State:
         slow = None if fast is None else fast_weights.transition(ops, fast, p, z, before.h, t)
-        matrix = None if fast is None else after.memory.matrix()
+        matrix = after.memory.matrix() if isinstance(after, fast_weights.FastState) else None
         steps.append(
             Step(
                 None if slow is None else numpy(slow),

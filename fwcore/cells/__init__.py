@@ -9,9 +9,9 @@ import importlib
 import pkgutil
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, cast
+from typing import cast
 
-from fwt.fwcore.cells.base import Cell, CellSpec
+from fwt.fwcore.cells.base import Cell, CellSpec, Presets
 from fwt.fwcore.errors import ConfigError, nearest
 
 
@@ -20,8 +20,8 @@ def cells() -> dict[str, Cell]:
     """All cells by kind (`fast-weights`, `rnn`, `lstm`, `gru`, ...)."""
     names = sorted(module.name for module in pkgutil.iter_modules(__path__))
     modules = [importlib.import_module(f"{__name__}.{name}") for name in names]
-    found = [cast(Cell, module) for module in modules if hasattr(module, "PRESETS")]
-    return {str(cell.Spec.model_fields["kind"].default): cell for cell in found}
+    some = [cast(Cell, module) for module in modules if hasattr(module, "PRESETS")]
+    return {str(cell.Spec.model_fields["kind"].default): cell for cell in some}
 
 
 def cell_of(spec: CellSpec) -> Cell:
@@ -29,7 +29,12 @@ def cell_of(spec: CellSpec) -> Cell:
     return cells()[spec.kind]
 
 
-def parse_core(data: Any) -> Any:
+def kind_of(model: str) -> str:
+    """The kind of the cell that has a model's name on the command line among its presets."""
+    return next(kind for kind, cell in cells().items() if model in cell.PRESETS)
+
+
+def parse_core(data: object) -> object:
     """A core's spec from plain JSON data.
 
     Raises:
@@ -43,7 +48,7 @@ def parse_core(data: Any) -> Any:
     return cells()[kind].Spec.parse(data, "core")
 
 
-def presets() -> dict[str, dict[str, Any]]:
+def presets() -> Presets:
     """Model names of the command line -> the core's spec fields, `kind` included."""
     return {
         name: {"kind": kind, **fields}

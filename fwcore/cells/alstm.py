@@ -19,12 +19,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cache, reduce
 from operator import add
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field, field_validator
 
-from fwt.fwcore.cells.base import CellSpec, Weights
+from fwt.fwcore.cells.base import CellSpec, Presets, Weights
 from fwt.fwcore.memory import Plan
 from fwt.fwcore.ops import Array, NumpyArray, Ops
 from fwt.fwcore.params import Initialiser, Param, uniform
@@ -63,7 +63,7 @@ class Spec(CellSpec):
         return (8 + 12 * self.copies) * self.size
 
 
-PRESETS: dict[str, dict[str, Any]] = {"alstm": {}}
+PRESETS: Presets = {"alstm": {}}
 
 
 def _bias(spec: Spec) -> Initialiser:
@@ -133,7 +133,7 @@ class AssociativeState(NamedTuple):
     def shift(self, delta: Array) -> AssociativeState:
         return self._replace(h=self.h + delta)
 
-    def named(self) -> dict[str, Array]:
+    def arrays(self) -> dict[str, Array]:
         """`h` (B, R); `c_real` and `c_imag`, both (B, N, R/2)."""
         return {"h": self.h, "c_real": self.c.real, "c_imag": self.c.imag}
 

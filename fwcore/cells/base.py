@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Protocol
+from typing import Annotated, ClassVar, Protocol, runtime_checkable
 
 import pydantic
+from pydantic import JsonValue
 
 from fwt.fwcore.frozen import Frozen
 from fwt.fwcore.memory import Plan
@@ -13,6 +14,7 @@ from fwt.fwcore.ops import Array, Ops
 from fwt.fwcore.params import Param
 
 Weights = Mapping[str, Array]  # all of a model's parameters by canonical name
+Presets = dict[str, dict[str, JsonValue]]  # model name -> fields of a core's spec
 MOST = 10**15  # of a count: beyond any machine, and far from where arithmetic overflows
 PositiveInt = Annotated[int, pydantic.Field(ge=1, le=MOST)]
 
@@ -46,7 +48,7 @@ class CellSpec(Frozen):
         return 0
 
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
-        """The arrays of the state by name, as `State.named` has them, without the axis B."""
+        """The arrays of the state by name, as `State.arrays` has them, without the axis B."""
         return {"h": (self.size,)}
 
     def kept(self, inputs: int) -> int:
@@ -57,7 +59,15 @@ class CellSpec(Frozen):
         return KEPT_ARRAYS * (1 + self.memory_reads) * self.size
 
 
-class State(Protocol):
+class FinalState(Protocol):
+    """What a core is left with after its last time step."""
+
+    def arrays(self) -> dict[str, Array]:
+        """Every array of the state by name, for tests, inspection and `Cell.start`."""
+        ...
+
+
+class State(FinalState, Protocol):
     """A cell's state between two time steps: the hidden state and whatever else it carries."""
 
     @property
@@ -70,11 +80,8 @@ class State(Protocol):
         """Hidden state as the head sees it, (B, R); differs from `h` only after a wipe."""
         ...
 
-    def named(self) -> dict[str, Array]:
-        """Every array of the state by name, for tests, inspection and `start`."""
-        ...
 
-
+@runtime_checkable
 class Recurrent(State, Protocol):
     """The state of a cell whose time steps pass a hidden state on."""
 
@@ -84,17 +91,22 @@ class Recurrent(State, Protocol):
 
 
 class Cell(Protocol):
-    """A module of `fwt.fwcore.cells`: its functions and two constants, found by file name."""
+    """A module of `fwt.fwcore.cells`: its functions and two constants, found by file name.
+
+    Every `spec` is a `Spec` of this module, and every `state` comes from its `start` or `step`.
+    """
 
     Spec: type[CellSpec]
     # model names on the command line -> spec fields that make them, `kind` left out
-    PRESETS: dict[str, dict[str, Any]]
+    PRESETS: Presets
 
-    def parameters(self, spec: Any, inputs: int) -> list[Param]:
+    def parameters(self, spec: CellSpec, inputs: int) -> list[Param]:
         """The parameter table for I inputs; names begin with `core.`."""
         ...
 
-    def project(self, ops: Ops, spec: Any, p: Weights, x: Array, first: int) -> Sequence[Array]:
+    def project(
+        self, ops: Ops, spec: CellSpec, p: Weights, x: Array, first: int
+    ) -> Sequence[Array]:
         """The slow input of all T steps in one product: (B, T, I) -> T arrays (B, ...).
 
         x may be a `fwt.fwcore.lookup.LookedUp`, which knows `@` and `shape`; `dense` gives an
@@ -103,12 +115,12 @@ class Cell(Protocol):
         ...
 
     def start(
-        self, ops: Ops, spec: Any, p: Weights, batch: int, memory: Plan, given: Weights
-    ) -> Any:
+        self, ops: Ops, spec: CellSpec, p: Weights, batch: int, memory: Plan, given: Weights
+    ) -> State:
         """The state before the first step: explicit zeros, or the arrays `given` by name."""
         ...
 
-    def step(self, ops: Ops, spec: Any, p: Weights, z: Array, state: Any, t: int) -> Any:
+    def step(self, ops: Ops, spec: CellSpec, p: Weights, z: Array, state: State, t: int) -> State:
         """The cell's equations: projected input z (B, ...) and state -> the next state.
 
         `t` counts time steps from 0.

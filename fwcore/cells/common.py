@@ -23,7 +23,7 @@ class HiddenState(NamedTuple):
     def shift(self, delta: Array) -> HiddenState:
         return HiddenState(self.h + delta)
 
-    def named(self) -> dict[str, Array]:
+    def arrays(self) -> dict[str, Array]:
         """`h` (B, R)."""
         return {"h": self.h}
 

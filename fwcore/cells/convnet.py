@@ -18,16 +18,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 
-from fwt.fwcore.cells.base import CellSpec, PositiveInt, Weights
+from fwt.fwcore.cells.base import CellSpec, PositiveInt, Presets, Weights
 from fwt.fwcore.errors import ConfigError
 from fwt.fwcore.lookup import dense
 from fwt.fwcore.memory import Plan
 from fwt.fwcore.ops import Array, NumpyArray, Ops
-from fwt.fwcore.params import Param, constant, uniform
+from fwt.fwcore.params import Initialiser, Param, constant, uniform
 
 KERNEL = 3  # pixels along a side of K1 and of a pooling window,
 STRIDE = 2  # and between two windows
@@ -54,7 +54,7 @@ class Spec(CellSpec):
         return 4 * inputs * self.size
 
 
-PRESETS: dict[str, dict[str, Any]] = {"convnet": {}}
+PRESETS: Presets = {"convnet": {}}
 
 
 def sides(inputs: int) -> tuple[int, int]:
@@ -81,7 +81,7 @@ def parameters(spec: Spec, inputs: int) -> list[Param]:
     """
     size, (_, pooled) = spec.size, sides(inputs)
 
-    def he(summed: int) -> Any:
+    def he(summed: int) -> Initialiser:
         return uniform((6.0 / summed) ** 0.5)
 
     second = (size, size, pooled, pooled)
@@ -101,7 +101,7 @@ class SumState(NamedTuple):
     h: Array
     output: Array
 
-    def named(self) -> dict[str, Array]:
+    def arrays(self) -> dict[str, Array]:
         """`h` (B, R), the sum before bias and ReLU."""
         return {"h": self.h}
 

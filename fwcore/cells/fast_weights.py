@@ -11,13 +11,13 @@ Source: Ba, Hinton, Mnih, Leibo, Ionescu 2016 (arXiv 1610.06258), sections 3 and
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
+from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 import pydantic
 
 from fwt.fwcore import memory as memories
-from fwt.fwcore.cells.base import CellSpec, Weights
+from fwt.fwcore.cells.base import CellSpec, Presets, Weights
 from fwt.fwcore.cells.common import normalise
 from fwt.fwcore.frozen import Items
 from fwt.fwcore.lookup import dense
@@ -107,7 +107,7 @@ class Spec(CellSpec):
         return self
 
 
-PRESETS: dict[str, dict[str, Any]] = {"fast-weights": {}}
+PRESETS: Presets = {"fast-weights": {}}
 
 
 def has_bias(spec: Spec) -> bool:
@@ -165,7 +165,7 @@ class FastState(NamedTuple):
         h = self.h if self.wiped else self.h + delta
         return self._replace(h=h, output=self.output + delta, memory=memory)
 
-    def named(self) -> dict[str, Array]:
+    def arrays(self) -> dict[str, Array]:
         """`h` (B, R) and, once something is stored, `A` (B, R, R)."""
         fast = self.memory.matrix()
         return {"h": self.h} if fast is None else {"h": self.h, "A": fast}

@@ -11,9 +11,9 @@ With `norm = layer`: LN(Wx x) and LN(Wh h) before the sums, Ba, Kiros, Hinton 20
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
-from fwt.fwcore.cells.base import CellSpec, Weights
+from fwt.fwcore.cells.base import CellSpec, Presets, Weights
 from fwt.fwcore.cells.common import HiddenState, normalise, start_hidden
 from fwt.fwcore.memory import Plan
 from fwt.fwcore.ops import Array, Ops
@@ -31,7 +31,7 @@ class Spec(CellSpec):
     norm: Literal["none", "layer"] = "none"
 
 
-PRESETS: dict[str, dict[str, Any]] = {"gru": {}}
+PRESETS: Presets = {"gru": {}}
 
 
 def parameters(spec: Spec, inputs: int) -> list[Param]:

@@ -10,11 +10,11 @@ With `norm = layer`: LN(Wx x) + LN(Wh h) + b and h = o tanh(LN(c)), Ba, Kiros, H
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from fwt.fwcore.cells.base import CellSpec, Weights
+from fwt.fwcore.cells.base import CellSpec, Presets, Weights
 from fwt.fwcore.cells.common import normalise
 from fwt.fwcore.memory import Plan
 from fwt.fwcore.ops import Array, Ops
@@ -39,7 +39,7 @@ class Spec(CellSpec):
         return {"h": (self.size,), "c": (self.size,)}
 
 
-PRESETS: dict[str, dict[str, Any]] = {"lstm": {}}
+PRESETS: Presets = {"lstm": {}}
 
 
 def _gate_bias(spec: Spec) -> Initialiser:
@@ -74,7 +74,7 @@ class LSTMState(NamedTuple):
     def shift(self, delta: Array) -> LSTMState:
         return self._replace(h=self.h + delta)
 
-    def named(self) -> dict[str, Array]:
+    def arrays(self) -> dict[str, Array]:
         """`h` and `c`, both (B, R)."""
         return {"h": self.h, "c": self.c}
 

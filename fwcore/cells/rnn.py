@@ -7,9 +7,9 @@ With `norm = layer`, h(t) = f(LN[b + W h(t-1) + U x(t)]). IRNN: Le, Jaitly, Hint
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
-from fwt.fwcore.cells.base import CellSpec, Weights
+from fwt.fwcore.cells.base import CellSpec, Presets, Weights
 from fwt.fwcore.cells.common import HiddenState, normalise, start_hidden
 from fwt.fwcore.memory import Plan
 from fwt.fwcore.ops import Array, Ops
@@ -33,7 +33,7 @@ class Spec(CellSpec):
     init_scale: float = 1.0
 
 
-PRESETS: dict[str, dict[str, Any]] = {
+PRESETS: Presets = {
     "rnn": {},
     "irnn": {"activation": "relu", "recurrent_init": "identity"},
 }

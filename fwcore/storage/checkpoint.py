@@ -18,16 +18,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import pydantic
 import safetensors
 import safetensors.numpy
+from pydantic import JsonValue
 
 from fwt.fwcore import model, params
 from fwt.fwcore.errors import CheckpointError, ConfigError, FileError
-from fwt.fwcore.frozen import Frozen
+from fwt.fwcore.frozen import Frozen, JsonObject
 from fwt.fwcore.ops import NumpyArray
 from fwt.fwcore.params import Param
 from fwt.fwcore.paths import quote
@@ -176,24 +177,24 @@ def spec_from(metadata: Mapping[str, str], path: Path) -> RunSpec:
     return _parse(data, path)
 
 
-def _parse(data: Any, path: Path) -> RunSpec:
+def _parse(data: JsonValue, path: Path) -> RunSpec:
     try:
         return RunSpec.parse(data, "spec")
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def check_version(found: Any, path: Path) -> None:
+def check_version(number: object, path: Path) -> None:
     """Refuse a format that this version of fwt does not know.
 
     Raises:
         CheckpointError: the version is newer, or is no number.
     """
-    if not VERSION.fullmatch(str(found)):
-        raise CheckpointError(f"{path}: expected a format version, got {found!r}")
-    if int(found) > FORMAT_VERSION:
+    if not VERSION.fullmatch(str(number)):
+        raise CheckpointError(f"{path}: expected a format version, got {number!r}")
+    if int(str(number)) > FORMAT_VERSION:
         raise CheckpointError(
-            f"{path}: format_version={found} is newer than this fwt reads "
+            f"{path}: format_version={number} is newer than this fwt reads "
             f"(up to {FORMAT_VERSION}); upgrade fwt"
         )
 
@@ -243,7 +244,7 @@ def _fill(
         hashes[OPTIMIZER_FILE] = write_tensors(folder / OPTIMIZER_FILE, moments, labels)
     state = State(format_version=FORMAT_VERSION, progress=progress, spec=spec, sha256=hashes)
     data = state.json_data()
-    data["sha256"][STATE_FILE] = _digest_of(data)
+    data["sha256"] = {**hashes, STATE_FILE: _digest_of(data, hashes)}
     text = json.dumps(data, indent=1, sort_keys=True)
     write_text(folder / STATE_FILE, f"{text}\n")  # which syncs the folder, too
 
@@ -312,7 +313,7 @@ def read_progress(folder: Path) -> Progress:
     return read_state(folder).progress
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> JsonObject:
     """The object in a JSON file.
 
     Raises:
@@ -327,10 +328,10 @@ def read_object(path: Path) -> dict[str, Any]:
     return data
 
 
-def _digest_of(data: Mapping[str, Any]) -> str:
-    """SHA-256 of the data of a `state.json` but this number itself."""
-    hashes = {name: known for name, known in data["sha256"].items() if name != STATE_FILE}
-    text = json.dumps({**data, "sha256": hashes}, sort_keys=True)
+def _digest_of(data: Mapping[str, JsonValue], hashes: Mapping[str, str]) -> str:
+    """SHA-256 of the data of a `state.json` with these hashes, but without this number itself."""
+    others = {name: value for name, value in hashes.items() if name != STATE_FILE}
+    text = json.dumps({**data, "sha256": others}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -348,7 +349,7 @@ def read_state(folder: Path) -> State:
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from error
     said = state.sha256.get(STATE_FILE)
-    if said is not None and said != (got := _digest_of(data)):
+    if said is not None and said != (got := _digest_of(data, state.sha256)):
         raise CheckpointError(
             f"{path}: expected sha256={said} of its data as the file itself says, got {got}; "
             "the file was changed or damaged"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from fwt.fwcore.ops import NumpyArray
@@ -19,14 +17,14 @@ def unread(name: str, shape: tuple[int, ...]) -> NumpyArray:
     return np.empty(shape, np.dtype([(name, "V0")]))
 
 
-def narrow(kind: np.dtype[Any]) -> str | None:
+def narrow(kind: np.dtype[np.generic]) -> str | None:
     """`bfloat16` or `float16` for those types, in any byte order; None for others."""
     if kind == BFLOAT16:
         return "bfloat16"
     return "float16" if kind.kind == "f" and kind.itemsize == 2 else None
 
 
-def type_name(kind: np.dtype[Any]) -> str:
+def type_name(kind: np.dtype[np.generic]) -> str:
     """The name of an array's type, those that NumPy has none for included."""
     if kind.names and not kind.itemsize:
         return kind.names[0]

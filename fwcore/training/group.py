@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from fwt.fwcore.errors import DivergedError, Interrupted
+from fwt.fwcore.ops import Array
 from fwt.fwcore.paths import quote
 from fwt.fwcore.spec import RunSpec
 from fwt.fwcore.storage.runs import RunFolder
@@ -57,7 +58,7 @@ class Group:
         self.ends = specs[0].train.ends(len(data.train))
         self.eval_every = self.report.eval_every or self.runs[0].order.per_epoch
         self.save_every = self.report.save_every or self.eval_every
-        self.pending: list[Any] = []  # statistics that are still on the device
+        self.pending: list[Array] = []  # statistics that are still on the device
         self.clock = time.perf_counter()
 
     @property

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from fwt.fwcore.ops import NumpyArray
+from fwt.fwcore.ops import Array, NumpyArray
 from fwt.fwcore.spec import TrainSpec
 from fwt.fwcore.storage.runs import Weighted
 from fwt.fwcore.training.batches import Dropout, Split
-from fwt.fwcore.training.ranks import SINGLE, Ranks
+from fwt.fwcore.training.ranks import SINGLE, Ranks, no_answer
 
 
 class Trainable(Protocol):
@@ -36,7 +36,7 @@ class Trainable(Protocol):
         """
         ...
 
-    def train_step(self, rows: NumpyArray, lr: float, dropout: Dropout | None) -> Any:
+    def train_step(self, rows: NumpyArray, lr: float, dropout: Dropout | None) -> Array:
         """One update.
 
         Args:
@@ -50,7 +50,7 @@ class Trainable(Protocol):
         """
         ...
 
-    def fetch(self, stats: Sequence[Any]) -> NumpyArray:
+    def fetch(self, stats: Sequence[Array]) -> NumpyArray:
         """What `train_step` returned, n of them, as float64 (n, 3)."""
         ...
 
@@ -79,7 +79,7 @@ class Lockstep(Protocol):
         """The P specs differ in seed and learning rate alone."""
         ...
 
-    def train_step(self, rows: NumpyArray, lrs: NumpyArray, dropout: Dropout | None) -> Any:
+    def train_step(self, rows: NumpyArray, lrs: NumpyArray, dropout: Dropout | None) -> Array:
         """One update of every model.
 
         Args:
@@ -88,11 +88,11 @@ class Lockstep(Protocol):
             dropout: masks (P, B, I) and (P, B, R), or None.
 
         Returns:
-            The statistics of `Trainable.train_step` of all of them, not awaited.
+            The statistics of `Trainable.train_step` of all of them in one array, not awaited.
         """
         ...
 
-    def fetch(self, stats: Sequence[Any]) -> NumpyArray:
+    def fetch(self, stats: Sequence[Array]) -> NumpyArray:
         """What `train_step` returned, n of them, as float64 (n, P, 3)."""
         ...
 
@@ -111,12 +111,58 @@ class Alone:
     def begin_training(self, trains: Sequence[TrainSpec], data: Split) -> None:
         self.model.begin_training(trains[0], data)
 
-    def train_step(self, rows: NumpyArray, lrs: NumpyArray, dropout: Dropout | None) -> Any:
+    def train_step(self, rows: NumpyArray, lrs: NumpyArray, dropout: Dropout | None) -> Array:
         masks = dropout and Dropout(*(None if mask is None else mask[0] for mask in dropout))
         return self.model.train_step(rows[0], float(lrs[0]), masks)
 
-    def fetch(self, stats: Sequence[Any]) -> NumpyArray:
+    def fetch(self, stats: Sequence[Array]) -> NumpyArray:
         return self.model.fetch(stats)[:, None]
 
     def evaluate(self, inputs: NumpyArray, targets: NumpyArray) -> NumpyArray:
         return np.array([self.model.evaluate(inputs, targets)])
+
+
+class Spread:
+    """One model on several ranks as a `Lockstep`.
+
+    Args:
+        model: this rank's copy.
+        ranks: the job's processes.
+    """
+
+    def __init__(self, model: Trainable, ranks: Ranks) -> None:
+        self.model, self.ranks = model, ranks
+        self.members = (model,)
+
+    def _part(self, array: NumpyArray) -> NumpyArray:
+        """What this rank takes of an array that has a row for each example of a batch."""
+        size = len(array) // self.ranks.count
+        return array[self.ranks.number * size : (self.ranks.number + 1) * size]
+
+    def begin_training(self, trains: Sequence[TrainSpec], data: Split) -> None:
+        self.model.begin_training(trains[0], data, self.ranks)
+
+    def train_step(self, rows: NumpyArray, lrs: NumpyArray, dropout: Dropout | None) -> Array:
+        masks = dropout and Dropout(
+            *(None if mask is None else self._part(mask[0]) for mask in dropout)
+        )
+        try:
+            return self.model.train_step(self._part(rows[0]), float(lrs[0]), masks)
+        except RuntimeError as error:
+            if self.ranks.is_rank_lost(error):
+                raise no_answer(self.ranks, error) from error
+            raise
+
+    def fetch(self, stats: Sequence[Array]) -> NumpyArray:
+        """Mean loss, all wrong answers, the norm, which all ranks share."""
+        count = self.ranks.count
+        return self.ranks.total(self.model.fetch(stats) * (1 / count, 1.0, 1 / count))[:, None]
+
+    def evaluate(self, inputs: NumpyArray, targets: NumpyArray) -> NumpyArray:
+        """The examples are shared out as evenly as they can be."""
+        edges = np.arange(self.ranks.count + 1) * len(targets) // self.ranks.count
+        own = slice(edges[self.ranks.number], edges[self.ranks.number + 1])
+        sums = np.zeros((1, 2))
+        if own.stop > own.start:
+            sums[0] = self.model.evaluate(inputs[own], targets[own])
+        return self.ranks.total(sums)

@@ -15,9 +15,9 @@ from fwt.fwcore.spec import RunSpec
 from fwt.fwcore.storage.runs import RunFolder
 from fwt.fwcore.training.batches import Data
 from fwt.fwcore.training.group import Group, Hooks
-from fwt.fwcore.training.lockstep import Alone, Lockstep, Trainable
+from fwt.fwcore.training.lockstep import Alone, Lockstep, Spread, Trainable
 from fwt.fwcore.training.member import Member
-from fwt.fwcore.training.ranks import SINGLE, Ranks, Spread, check_together, everyones
+from fwt.fwcore.training.ranks import SINGLE, Ranks, check_together, gather
 
 Result = dict[str, Any] | DivergedError | None  # how it failed; None: stopped before its end
 
@@ -77,7 +77,7 @@ def _stop_together(hooks: Hooks, ranks: Ranks) -> Hooks:
     """Hooks that stop all ranks at the same update, whichever was sent the signal."""
 
     def stop_signal() -> int | None:
-        return int(everyones(ranks, hooks.stop_signal() or 0).max()) or None
+        return int(gather(ranks, hooks.stop_signal() or 0).max()) or None
 
     return replace(hooks, stop_signal=stop_signal)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from fwt.fwcore.cells import fast_weights
 from fwt.fwcore.errors import ConfigError
-from fwt.fwcore.ops import NumpyArray
+from fwt.fwcore.ops import Array, NumpyArray
 from fwt.fwcore.params import Param
 from fwt.fwcore.spec import ModelSpec
 
@@ -112,6 +112,6 @@ class Rows:
         """The parameters in the row of a member; copies."""
         return {name: row[at].reshape(shape).copy() for name, at, shape in self.columns()}
 
-    def split(self, rows: Any) -> dict[str, Any]:
+    def split(self, rows: Array) -> dict[str, Array]:
         """The parameters of all members, each (P, ...), in an array of a framework (P, N)."""
         return {name: rows[:, at].reshape(-1, *shape) for name, at, shape in self.columns()}

@@ -13,7 +13,7 @@ from fwt import data
 from fwt.execute import alone, together
 from fwt.execute.prepare import Prepared, prepare
 from fwt.fwcore.errors import ConfigError, DivergedError, FwtError, Interrupted, InUseError
-from fwt.fwcore.frozen import digest_of
+from fwt.fwcore.frozen import digest_of, leaves
 from fwt.fwcore.spec import RunSpec
 from fwt.fwcore.storage.descriptors import room, room_for
 from fwt.fwcore.storage.runs import RunFolder
@@ -40,16 +40,10 @@ def group_by_shape(jobs: Sequence[Job]) -> list[list[Job]]:
 
 def _shape(spec: RunSpec) -> str:
     """What must agree between runs that are trained together."""
-    settings = spec.json_data()
     rounded = spec.train.dtype == "bfloat16"  # a population has one rate and decay in it
-    for path in AXES:
-        *tables, key = path.split(".")
-        table = settings
-        for name in tables:
-            table = table[name]
-        if not (rounded and key in OWN):
-            table.pop(key, None)
-    return digest_of(settings)
+    free = [path for path in AXES if not (rounded and path.rpartition(".")[2] in OWN)]
+    settings = dict(leaves(spec.json_data()))
+    return digest_of({path: value for path, value in settings.items() if path not in free})
 
 
 def work(jobs: Sequence[Job], hooks: Hooks) -> list[Outcome]:

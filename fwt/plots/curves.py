@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fwt.fwcore.errors import ConfigError, FileError
+from fwt.fwcore.frozen import leaves
 from fwt.fwcore.spec import RunSpec
 from fwt.fwcore.storage import files
 from fwt.fwcore.storage.runs import Line, RunFolder
@@ -194,19 +195,10 @@ def apart(runs: Sequence[Run]) -> list[list[str]]:
 def _settings(run: Run) -> dict[str, Any]:
     """What may set a run apart, by dotted key."""
     data = run.spec.json_data()
-    del data["train"]["seed"]
     label = f"{run.name} R={run.spec.model.core.size}"
-    kept = {key: data[key] for key in ("task", "model", "train")}
-    return {"model": label, "backend": run.backend, **dict(flat(kept))}
-
-
-def flat(data: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and plain values of nested tables."""
-    for key, value in data.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{at}{key}.")
-        else:
-            yield f"{at}{key}", value
+    learned = dict(leaves({key: data[key] for key in ("task", "model", "train")}))
+    del learned["train.seed"]
+    return {"model": label, "backend": run.backend, **learned}
 
 
 @defaults()

@@ -7,10 +7,11 @@ from typing import Any
 
 from fwt import tasks
 from fwt.fwcore import model, params
+from fwt.fwcore.frozen import leaves
 from fwt.fwcore.paths import quote
 from fwt.fwcore.spec import RunSpec
 from fwt.fwcore.storage.runs import DONE, RUNNING, RunFolder
-from fwt.plots.curves import Run, flat
+from fwt.plots.curves import Run
 from fwt.tasks.base import Task
 from fwt.tasks.recipe import recipe
 
@@ -112,7 +113,7 @@ def _settings(spec: RunSpec) -> dict[str, Any]:
     """All settings by dotted key; options that the task did not have then are its defaults."""
     data = spec.json_data()
     data["task"] = tasks.parse(spec.task).json_data()
-    return dict(flat({table: data[table] for table in TABLES}))
+    return dict(leaves({table: data[table] for table in TABLES}))
 
 
 def changed(spec: RunSpec, whole: RunSpec, name: str) -> list[dict[str, Any]]:

@@ -6,14 +6,14 @@ arguments alone, so that a test can tell when it is stale.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
-from typing import Any
 
 import jinja2
 
+from fwt.fwcore.frozen import leaves
 from fwt.reproduce import search
 from fwt.reproduce.cells import BACKENDS, PUBLISHED, Cell
 from fwt.reproduce.curves import Figure, figures
@@ -127,10 +127,9 @@ class Chapter:
         if cell is None or cell.spec is None:
             return "no such cell"
         have, recipe = (
-            {path: value for table in ("task", "model", "train") for path, value in
-             _leaves(spec.json_data()[table], table)}
+            dict(leaves({table: spec.json_data()[table] for table in ("task", "model", "train")}))
             for spec in (record.spec, cell.spec)
-        )  # fmt: skip
+        )
         names = [name for name in {**have, **recipe} if name != "train.seed"]
         return ", ".join(
             f"{name} = {have.get(name, 'unset')} (recipe: {recipe.get(name, 'unset')})"
@@ -158,14 +157,6 @@ class Chapter:
             ]
             for backend, model in sorted(results, key=lambda row: BACKENDS.index(row[0]))
         }
-
-
-def _leaves(table: Mapping[str, Any], at: str) -> Iterator[tuple[str, Any]]:
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{at}.{key}")
-        else:
-            yield f"{at}.{key}", value
 
 
 def page(chapters: Iterable[Chapter]) -> str:

@@ -30,7 +30,7 @@ from fwt import data
 from fwt.fwcore import model
 from fwt.fwcore.cells.base import PositiveInt
 from fwt.fwcore.errors import ConfigError, FileError, nearest
-from fwt.fwcore.frozen import Frozen
+from fwt.fwcore.frozen import Frozen, leaves
 from fwt.fwcore.spec import RunSpec
 from fwt.fwcore.storage import files
 from fwt.keys import KEYS
@@ -265,7 +265,7 @@ class Plan:
         found: list[tuple[str, Any]] = []
         for name, value in given.items():
             if name in TABLES and isinstance(value, Mapping):
-                found += _leaves(value, name)
+                found += leaves(value, f"{name}.")
             else:
                 found.append((self._path(name, where), value))
         point = dict(found)
@@ -378,15 +378,6 @@ def _parameters(spec: RunSpec) -> int:
 
 def _combinations(axes: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
     return [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
-
-
-def _leaves(table: Mapping[str, Any], at: str) -> list[tuple[str, Any]]:
-    """Dotted keys and plain values of nested tables."""
-    found: list[tuple[str, Any]] = []
-    for key, value in table.items():
-        inner = isinstance(value, Mapping)
-        found += _leaves(value, f"{at}.{key}") if inner else [(f"{at}.{key}", value)]
-    return found
 
 
 def _check_apart(paths: Mapping[str, str], where: str) -> None:

@@ -14,7 +14,7 @@ import mlx.core as mx
 
 from fwt.fwcore import model
 from fwt.fwcore.cells import convnet
-from fwt.fwcore.cells.base import CellSpec, Weights
+from fwt.fwcore.cells.base import CellSpec, State, Weights
 from fwt.fwcore.memory import Plan
 from fwt.fwcore.ops import Ops
 from fwt.fwcore.spec import ModelSpec
@@ -70,7 +70,7 @@ def unroll(
     memory: Plan,
     given: Weights | None = None,
     first: int = 0,
-) -> tuple[list[mx.array], convnet.SumState]:
+) -> tuple[list[mx.array], State]:
     """The time loop of the ConvNet, with eq. 1 as above."""
     project = partial(convnet.project, layer=_first_layer)
     return model.unroll(ops, spec, p, x, memory, given, first, project)

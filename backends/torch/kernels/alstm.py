@@ -27,7 +27,7 @@ from fwt.backends.torch.kernels.mapped import one_by_one
 from fwt.backends.torch.ops import TorchOps
 from fwt.fwcore import model
 from fwt.fwcore.cells import alstm
-from fwt.fwcore.cells.base import CellSpec, Weights
+from fwt.fwcore.cells.base import CellSpec, State, Weights
 from fwt.fwcore.memory import Plan
 from fwt.fwcore.ops import Ops
 from fwt.fwcore.spec import ModelSpec
@@ -176,7 +176,7 @@ def unroll(
     memory: Plan,
     given: Weights | None = None,
     first: int = 0,
-) -> tuple[list[Tensor], alstm.AssociativeState]:
+) -> tuple[list[Tensor], State]:
     """The time loop of the A-LSTM, with equations 1 to 3 in the operator."""
     step = partial(alstm.step, associate=_associate)
     return model.unroll(ops, spec, p, x, memory, given, first, step=step)

@@ -29,7 +29,7 @@ from fwt.backends.torch.kernels.mapped import one_by_one
 from fwt.backends.torch.ops import TorchOps
 from fwt.fwcore import model
 from fwt.fwcore.cells import convnet
-from fwt.fwcore.cells.base import CellSpec, Weights
+from fwt.fwcore.cells.base import CellSpec, State, Weights
 from fwt.fwcore.memory import Plan
 from fwt.fwcore.ops import Ops
 from fwt.fwcore.spec import ModelSpec
@@ -177,7 +177,7 @@ def unroll(
     memory: Plan,
     given: Weights | None = None,
     first: int = 0,
-) -> tuple[list[Tensor], convnet.SumState]:
+) -> tuple[list[Tensor], State]:
     """The time loop of the ConvNet, with eq. 1 in the operator."""
     project = partial(convnet.project, layer=_first_layer)
     return model.unroll(ops, spec, p, x, memory, given, first, project)

@@ -174,7 +174,7 @@ def _numbers(
 
     def measure(p: Any, x: mx.array, start: Any) -> tuple[mx.array, dict[str, mx.array]]:
         outputs, state = unroll(ops, spec, p, x, plan, start)
-        found = {"outputs": mx.stack(list(outputs)), **state.named()}
+        found = {"outputs": mx.stack(list(outputs)), **state.arrays()}
         factors = {name: ops.constant(_noise(name, array.shape)) for name, array in found.items()}
         return sum((mx.sum(found[n] * factors[n]) for n in found), ops.zeros(())), found
 

@@ -86,7 +86,7 @@ class Final:
         self._out, self._stores, self._wipe = out, stores, wipe
         self._decay, self._rate = decay, rate
 
-    def named(self) -> dict[str, Tensor]:
+    def arrays(self) -> dict[str, Tensor]:
         """`h` (B, R) and, if something was stored, `A` (B, R, R), by eq. 1 in closed form."""
         steps = self._out.shape[1]
         last = self._out[:, -1]

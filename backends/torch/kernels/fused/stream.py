@@ -100,6 +100,6 @@ class FusedStream:
         self._t, self._written = t + 1, self._written or stores
         return out
 
-    def named(self) -> dict[str, Tensor]:
+    def arrays(self) -> dict[str, Tensor]:
         """The state: `h` (B, R) and `A` (B, R, R), copies."""
         return {"h": self._h.clone(), "A": self._fast.clone()}
